@@ -1,0 +1,4 @@
+//! stepdown: a marker-file watcher for Spark streaming jobs.
+
+pub mod model;
+pub mod storage;

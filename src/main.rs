@@ -1,0 +1,3 @@
+//! The `stepdown` binary.
+
+fn main() {}
