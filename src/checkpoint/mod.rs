@@ -6,6 +6,8 @@
 
 mod error;
 pub mod layout;
+pub mod listing;
+pub mod log;
 pub mod progress;
 mod query_id;
 
