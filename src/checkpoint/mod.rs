@@ -10,6 +10,7 @@ pub mod listing;
 pub mod log;
 pub mod progress;
 mod query_id;
+pub mod state_store;
 
 pub use error::CheckpointError;
 pub use query_id::{InvalidQueryId, QueryId};

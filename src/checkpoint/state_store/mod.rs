@@ -1,0 +1,6 @@
+//! State stores on disk: which files rebuild a version, and whether those files are whole. Pure.
+
+pub mod checksum;
+pub mod lz4;
+pub mod payload;
+pub mod rocksdb;
