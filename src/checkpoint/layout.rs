@@ -267,7 +267,7 @@ fn classify_state<'a>(dir: &'a str, name: &'a str) -> Option<PathKind<'a>> {
     let (store, inner) = match rest {
         (None, ..) => (DEFAULT_STORE, None),
         (Some(inner @ ("_metadata" | "SSTs" | "logs")), None, _) => (DEFAULT_STORE, Some(inner)),
-        (Some(store), inner, None) => (store, inner),
+        (Some(store), inner, None) if store != DEFAULT_STORE => (store, inner),
         _ => return None,
     };
     let file = match inner {
@@ -508,6 +508,7 @@ mod tests {
             ("state/0/x/8.delta", PathKind::Foreign),
             ("state/0/8.delta", PathKind::Foreign),
             ("state/0/0/s/t/8.delta", PathKind::Foreign),
+            ("state/0/0/default/8.delta", PathKind::Foreign),
             ("a/.stepdown-manifest.json", PathKind::Foreign),
             (".hidden", PathKind::Foreign),
         ] {

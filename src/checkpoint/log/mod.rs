@@ -65,7 +65,10 @@ pub enum LogDamage {
 }
 
 /// Reads one line that must be a JSON object (serde would take an array for a struct as well).
-fn parse_object<'a, T: serde::Deserialize<'a>>(line: usize, text: &'a str) -> Result<T, LogDamage> {
+pub(super) fn parse_object<'a, T: serde::Deserialize<'a>>(
+    line: usize,
+    text: &'a str,
+) -> Result<T, LogDamage> {
     if text.trim_start().starts_with('[') {
         return Err(LogDamage::Json {
             line,
@@ -87,7 +90,7 @@ impl LogDamage {
 }
 
 /// Splits a log into its version and the text behind the version line (`None` if there is no line).
-fn split_version(content: &[u8], newest: u32) -> Result<(u32, Option<&str>), LogDamage> {
+pub(super) fn split_version(content: &[u8], newest: u32) -> Result<(u32, Option<&str>), LogDamage> {
     let text = std::str::from_utf8(content).map_err(|_| LogDamage::NotText)?;
     if text.is_empty() {
         return Err(LogDamage::Empty);
