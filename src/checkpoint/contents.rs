@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+
 use super::layout::{DirectoryKind, PathKind, classify};
 use super::listing::{EntryId, Listing};
 use super::log::{CommitLog, LogDamage, OffsetLog};
@@ -28,7 +30,7 @@ pub struct Contents {
     /// The log of committed batches.
     pub commits: BatchLog<CommitLog>,
     /// Metadata of the operators, as far as they were read.
-    pub operators: BTreeMap<EntryId, Result<OperatorMetadata, LogDamage>>,
+    pub operators: BTreeMap<EntryId, OperatorFile>,
     /// Schema files named by operators that lie elsewhere: whether they are there (`None`: unknown).
     pub schemas_elsewhere: BTreeMap<String, Option<bool>>,
     /// The state stores.
@@ -37,6 +39,15 @@ pub struct Contents {
     pub headers: HashMap<EntryId, Result<ChangelogHeader, String>>,
     /// `metadata` of zips, as far as they were read.
     pub zips: HashMap<EntryId, Result<RocksMetadata, ZipDamage>>,
+}
+
+/// A file with metadata of an operator.
+#[derive(Debug)]
+pub struct OperatorFile {
+    /// Its content; empty if it could not be read.
+    pub content: Bytes,
+    /// What it says.
+    pub metadata: Result<OperatorMetadata, LogDamage>,
 }
 
 /// What `metadata` says.
@@ -168,7 +179,7 @@ impl Contents {
         };
         self.operators
             .iter()
-            .filter_map(|(id, metadata)| Some((of_operator(*id)?, metadata.as_ref().ok()?)))
+            .filter_map(|(id, file)| Some((of_operator(*id)?, file.metadata.as_ref().ok()?)))
             .max_by_key(|(batch, _)| *batch)
             .map(|(_, metadata)| metadata)
     }

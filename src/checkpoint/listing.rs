@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::storage::{Attributes, FileKind, FileStat, StoragePath};
+use crate::storage::{Attributes, FileStat, StoragePath};
+
+pub use crate::storage::FileKind;
 
 /// Names one entry of one [`Listing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

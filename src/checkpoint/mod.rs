@@ -7,11 +7,14 @@
 pub mod contents;
 mod error;
 pub mod finding;
+pub mod inspect;
 pub mod layout;
 pub mod listing;
+pub mod load;
 pub mod log;
 pub mod needs;
 pub mod operator;
+pub mod plan;
 pub mod progress;
 mod query_id;
 pub mod state_store;

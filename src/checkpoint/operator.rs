@@ -82,6 +82,20 @@ pub fn relative_schema_path(uri: &str) -> Option<&str> {
         .flatten()
 }
 
+/// The path in a URI, without its scheme and authority.
+pub fn path_of_uri(uri: &str) -> &str {
+    let Some((scheme, rest)) = uri.split_once(':') else {
+        return uri;
+    };
+    if scheme.contains('/') {
+        return uri;
+    }
+    let path = rest
+        .strip_prefix("//")
+        .map(|rest| rest.find('/').and_then(|at| rest.get(at..)));
+    path.map_or(rest, Option::unwrap_or_default)
+}
+
 /// The content of an operator metadata file of version 2 with every schema file's URI moved below
 /// `checkpoint_uri`; all other bytes stay as they are. `None` if there is nothing to move.
 ///
@@ -220,6 +234,19 @@ mod tests {
             move_schema_uris(&V2.as_bytes()[..80], "file:/x"),
             Err(MoveRefused::Damaged(_))
         ));
+    }
+
+    #[test]
+    fn the_path_of_a_uri() {
+        for (uri, path) in [
+            ("file:/a/b", "/a/b"),
+            ("file:///a", "/a"),
+            ("hdfs://ns:8020/a:b", "/a:b"),
+            ("hdfs://ns", ""),
+            ("/a/b:c", "/a/b:c"),
+        ] {
+            assert_eq!(path_of_uri(uri), path, "{uri}");
+        }
     }
 
     proptest::proptest! {

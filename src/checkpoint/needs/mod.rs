@@ -6,8 +6,8 @@ mod sources;
 mod state;
 
 use super::contents::Contents;
-use super::finding::Finding;
-use super::listing::EntryId;
+use super::finding::{Code, Finding, Severity};
+use super::listing::{EntryId, FileKind};
 use super::target::Target;
 
 /// What a file is needed for.
@@ -28,6 +28,8 @@ pub enum Role {
     StateData,
     /// A schema, or metadata of an operator.
     Schema,
+    /// A checksum beside one of the files above; not needed, but checked if it is there.
+    SideFile,
 }
 
 /// A file that a restart reads.
@@ -90,5 +92,42 @@ pub fn needs(contents: &Contents, target: &Target) -> Needs {
     state::add_state(contents, target, &mut needs);
     needs.files.sort_unstable();
     needs.files.dedup();
+    add_links(contents, &mut needs);
     needs
+}
+
+/// Links are not followed: what they lead to is neither checked nor copied.
+fn add_links(contents: &Contents, needs: &mut Needs) {
+    let listing = &contents.listing;
+    let dirs = ["offsets", "commits", "sources", "state"];
+    let dirs = dirs.iter().filter_map(|name| listing.find(name));
+    for entry in dirs.filter(|entry| entry.kind != FileKind::Dir) {
+        needs.findings.push(
+            Finding::damage(Code::NotAFile, entry.path)
+                .expected("a directory")
+                .found(kind_word(entry.kind))
+                .spark("Spark follows a link; what lies behind it was not looked at"),
+        );
+    }
+    for file in &needs.files {
+        let entry = listing.get(file.entry);
+        if entry.kind != FileKind::File {
+            needs.findings.push(
+                Finding::damage(Code::NotAFile, entry.path)
+                    .as_severity(Severity::Warning)
+                    .expected("a file")
+                    .found(kind_word(entry.kind))
+                    .spark("Spark follows a link; a copy does not"),
+            );
+        }
+    }
+}
+
+fn kind_word(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::File => "a file",
+        FileKind::Dir => "a directory",
+        FileKind::Symlink => "a symbolic link",
+        FileKind::Other => "neither a file nor a directory",
+    }
 }
