@@ -99,7 +99,7 @@ fn a_file_is_read_with_its_inheritance() {
     let views = &config.jobs[&"views".parse().unwrap()];
     assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
     assert_eq!(views.slots[&Slot::Blue].stop.backend(), "command");
-    assert_eq!(views.drain_deadline, Duration::from_secs(1800));
+    assert_eq!(views.drain_deadline, Duration::from_mins(30));
 }
 
 #[test]
