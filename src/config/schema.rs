@@ -28,6 +28,15 @@ macro_rules! words {
             }
         }
 
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                let found = Self::ALL.iter().find(|one| one.as_str() == text);
+                found.copied().ok_or_else(|| format!("{text:?} is not one of {}", Self::ALL
+                    .iter().map(|one| one.as_str()).collect::<Vec<_>>().join(", ")))
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())

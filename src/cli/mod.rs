@@ -1,0 +1,198 @@
+//! The command line: what can be asked, how it is answered, and with which exit code.
+//!
+//! One file per command in [`cmd`]; [`output`] is the only way to stdout, [`failure`] the only one
+//! for errors, [`exit`] has the exit codes.
+
+pub mod cmd;
+mod context;
+pub mod exit;
+pub mod failure;
+mod log;
+pub mod output;
+pub mod target;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::config::LogFormat;
+pub use context::Context;
+use exit::Exit;
+use failure::{Failure, Telling};
+use output::ColorChoice;
+
+/// Watches marker files of Spark streaming jobs: when one disappears, its job finishes what it is
+/// doing and stops, and its checkpoint proves that the stop was clean.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stepdown",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  stepdown init hdfs:///stepdown               make the control directory
+  stepdown watch                               watch the markers of all configured jobs
+  stepdown run --marker /run/clicks -- python clicks.py
+  stepdown marker rm /run/clicks               ask the job to stop
+  stepdown doctor                              can it work here?
+
+Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 findings, 4 lease held by another,
+5 storage not reachable, 6 deadline passed, 7 not found, 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Configuration file [default: $STEPDOWN_CONFIG, then ~/.config/stepdown/stepdown.toml, then
+    /// /etc/stepdown/stepdown.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Write JSON: one document, or one object a line for streams
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Log more; twice, more still
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Log errors only, and confirm nothing
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Form of the log on stderr [default: log.format of the configuration]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_parser = PossibleValuesParser::new(["text", "json"])
+            .try_map(|word| word.parse::<LogFormat>())
+    )]
+    pub log_format: Option<LogFormat>,
+
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: ColorChoice,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a control directory
+    Init(cmd::init::InitArgs),
+    /// Make, remove and look at markers, on local disk or HDFS
+    Marker(cmd::marker::MarkerArgs),
+    /// Check whether stepdown can work here
+    Doctor(cmd::doctor::DoctorArgs),
+    /// Check, show and explain the configuration
+    Config(cmd::config::ConfigArgs),
+    /// Write the completions of a shell
+    Completions(cmd::completions::CompletionsArgs),
+    /// Write man pages
+    Man(cmd::man::ManArgs),
+}
+
+impl Command {
+    /// Whether exit codes up to 63 belong to a child, and stdout as well.
+    fn is_run(&self) -> bool {
+        false
+    }
+
+    /// Whether it runs for long and so logs what it does.
+    fn is_service(&self) -> bool {
+        false
+    }
+}
+
+/// The command line in `args`; the first is the program's own name.
+///
+/// # Errors
+/// The exit code, after help was shown or the mistake was told.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::try_parse_from(&args).map_err(|error| refuse(&args, &error))
+}
+
+fn refuse(args: &[OsString], error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // A reader that went away has read enough.
+        let _gone = error.print();
+        return Exit::Ok.code().into();
+    }
+    let own = || args.iter().take_while(|arg| *arg != "--");
+    let json = own().any(|arg| arg == "--json");
+    let under_run = is_for_run(args);
+    if json {
+        // The message without the usage that follows it.
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let message = text.split("\n\n").next().unwrap_or_default();
+        Failure::new(Exit::Usage, message).tell(Telling {
+            json,
+            json_log: true,
+            under_run,
+            colors: false,
+        });
+    } else {
+        let _gone = error.print();
+    }
+    exit::Status::Own(Exit::Usage).code(under_run)
+}
+
+/// Whether the mistaken command line was meant for `run`, whose exit codes are its own.
+fn is_for_run(args: &[OsString]) -> bool {
+    Cli::command()
+        .ignore_errors(true)
+        .try_get_matches_from(args)
+        .is_ok_and(|matches| matches.subcommand_name() == Some("run"))
+}
+
+/// Runs the command and says how it ended.
+pub async fn run(cli: Cli) -> ExitCode {
+    let Cli { global, command } = cli;
+    let under_run = command.is_run();
+    let mut context = Context::new(global, under_run, command.is_service());
+    let outcome = match command {
+        Command::Init(args) => cmd::init::run(args, &mut context).await,
+        Command::Marker(args) => cmd::marker::run(args, &mut context).await,
+        Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,
+        Command::Config(args) => cmd::config::run(args, &mut context).await,
+        Command::Completions(args) => cmd::completions::run(&args, &mut context),
+        Command::Man(args) => cmd::man::run(&args, &mut context),
+    };
+    match outcome {
+        Ok(status) => status.code(under_run),
+        Err(failure) => {
+            failure.tell(Telling {
+                json: context.global.json,
+                json_log: context.log_format() == LogFormat::Json,
+                under_run,
+                colors: context.global.color.allows(io::stderr().is_terminal()),
+            });
+            exit::Status::Own(failure.exit).code(under_run)
+        }
+    }
+}
+
+/// The whole command line as clap knows it, laid out for 100 columns: what the documentation, the
+/// completions and the man pages are made from.
+pub fn command() -> clap::Command {
+    let mut command = Cli::command().term_width(100);
+    command.build();
+    command
+}
