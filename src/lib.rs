@@ -2,5 +2,7 @@
 
 pub mod checkpoint;
 pub mod control;
+pub mod marker;
 pub mod model;
+pub mod stop;
 pub mod storage;
