@@ -4,5 +4,6 @@ pub mod checkpoint;
 pub mod control;
 pub mod marker;
 pub mod model;
+pub mod process;
 pub mod stop;
 pub mod storage;
