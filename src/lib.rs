@@ -1,6 +1,7 @@
 //! stepdown: a marker-file watcher for Spark streaming jobs.
 
 pub mod checkpoint;
+pub mod config;
 pub mod control;
 pub mod marker;
 pub mod model;
