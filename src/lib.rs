@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod marker;
 pub mod model;
 pub mod process;

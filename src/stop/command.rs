@@ -60,7 +60,11 @@ impl Output {
             Some(code) => format!("ended with code {code}"),
             None => "was ended by a signal".to_owned(),
         };
-        let said = self.stderr.lines().last().map_or(String::new(), |line| format!(": {line}"));
+        let said = self
+            .stderr
+            .lines()
+            .last()
+            .map_or(String::new(), |line| format!(": {line}"));
         format!("{} {how}{said}", argv.first().map_or("", String::as_str))
     }
 }
@@ -68,20 +72,24 @@ impl Output {
 impl CommandBackend {
     /// The backend of one slot.
     pub fn new(options: CommandOptions, job: JobName, slot: Slot, marker: StorageUri) -> Self {
-        Self { options, job, slot, marker }
+        Self {
+            options,
+            job,
+            slot,
+            marker,
+        }
     }
 
-    async fn call(
-        &self,
-        argv: &[String],
-        env: &[(&str, String)],
-    ) -> Result<Output, BackendError> {
-        let failed = |why: String| BackendError::Failed { backend: "command", why };
-        let Some((program, args)) = argv.split_first() else {
+    async fn call(&self, argv: &[String], env: &[(&str, String)]) -> Result<Output, BackendError> {
+        let failed = |why: String| BackendError::Failed {
+            backend: "command",
+            why,
+        };
+        let Some((program, arguments)) = argv.split_first() else {
             return Err(failed("no program is configured".to_owned()));
         };
         let mut child = Command::new(program)
-            .args(args)
+            .args(arguments)
             .env("STEPDOWN_JOB", self.job.as_str())
             .env("STEPDOWN_SLOT", self.slot.as_str())
             .env("STEPDOWN_MARKER", self.marker.to_string())
@@ -95,13 +103,16 @@ impl CommandBackend {
             .map_err(|error| failed(format!("{program} cannot be run: {error}")))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let run = async {
-            let (stdout, stderr) =
-                tokio::join!(read_limited(stdout), read_limited(stderr));
+            let (stdout, stderr) = tokio::join!(read_limited(stdout), read_limited(stderr));
             let status = child.wait().await;
             (status, stdout, stderr)
         };
         match tokio::time::timeout(self.options.timeout, run).await {
-            Ok((Ok(status), stdout, stderr)) => Ok(Output { code: status.code(), stdout, stderr }),
+            Ok((Ok(status), stdout, stderr)) => Ok(Output {
+                code: status.code(),
+                stdout,
+                stderr,
+            }),
             Ok((Err(error), ..)) => Err(failed(format!("{program} was lost: {error}"))),
             Err(_) => Err(failed(format!(
                 "{program} did not end within {} s and was killed",
@@ -120,21 +131,31 @@ impl CommandBackend {
             ("STEPDOWN_ATTEMPT", attempt.to_string()),
             ("STEPDOWN_STOP_ID", order.stop_id.to_string()),
             ("STEPDOWN_GENERATION", order.generation.to_string()),
-            ("STEPDOWN_DRAIN_DEADLINE_SECONDS", order.drain_deadline.as_secs().to_string()),
+            (
+                "STEPDOWN_DRAIN_DEADLINE_SECONDS",
+                order.drain_deadline.as_secs().to_string(),
+            ),
         ];
         let output = self.call(argv, &env).await?;
         if output.code == Some(0) {
             return Ok(());
         }
-        Err(BackendError::Failed { backend: "command", why: output.complaint(argv) })
+        Err(BackendError::Failed {
+            backend: "command",
+            why: output.complaint(argv),
+        })
     }
 
     async fn look(&self, attempt: Option<&AttemptId>) -> Observation {
-        let env: Vec<_> =
-            attempt.map(|attempt| ("STEPDOWN_ATTEMPT", attempt.to_string())).into_iter().collect();
+        let env: Vec<_> = attempt
+            .map(|attempt| ("STEPDOWN_ATTEMPT", attempt.to_string()))
+            .into_iter()
+            .collect();
         match self.call(&self.options.observe, &env).await {
             Ok(output) => read_observation(&output, attempt, &self.options.observe),
-            Err(error) => Observation::Unknown { why: error.to_string() },
+            Err(error) => Observation::Unknown {
+                why: error.to_string(),
+            },
         }
     }
 }
@@ -149,19 +170,24 @@ async fn read_limited(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn read_observation(
-    output: &Output,
-    attempt: Option<&AttemptId>,
-    argv: &[String],
-) -> Observation {
+fn read_observation(output: &Output, attempt: Option<&AttemptId>, argv: &[String]) -> Observation {
     match output.code {
         Some(0) => {
-            let name = output.stdout.lines().next().map(str::trim).unwrap_or_default();
+            let name = output
+                .stdout
+                .lines()
+                .next()
+                .map(str::trim)
+                .unwrap_or_default();
             if name.is_empty() {
                 let why = "observe said that it runs, but named no attempt on its first line";
-                return Observation::Unknown { why: why.to_owned() };
+                return Observation::Unknown {
+                    why: why.to_owned(),
+                };
             }
-            let seen = AttemptId::Named { name: name.to_owned() };
+            let seen = AttemptId::Named {
+                name: name.to_owned(),
+            };
             match attempt {
                 Some(attempt) if *attempt != seen => Observation::Restarted { attempt: seen },
                 _ => Observation::Running,
@@ -175,7 +201,9 @@ fn read_observation(
                 .map(|code| Exit::Code { code });
             Observation::Stopped { exit }
         }
-        _ => Observation::Unknown { why: output.complaint(argv) },
+        _ => Observation::Unknown {
+            why: output.complaint(argv),
+        },
     }
 }
 
@@ -189,15 +217,26 @@ impl Backend for CommandBackend {
         let output = self.call(&self.options.observe, &[]).await?;
         match read_observation(&output, None, &self.options.observe) {
             Observation::Running | Observation::Stopping => {
-                let name = output.stdout.lines().next().unwrap_or_default().trim().to_owned();
+                let name = output
+                    .stdout
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned();
                 Ok(Some(AttemptId::Named { name }))
             }
             Observation::Restarted { attempt } => Ok(Some(attempt)),
             Observation::Stopped { .. } => Ok(None),
-            Observation::Unknown { why } => {
-                Err(BackendError::Failed { backend: "command", why })
-            }
+            Observation::Unknown { why } => Err(BackendError::Failed {
+                backend: "command",
+                why,
+            }),
         }
+    }
+
+    fn check_reach(&self, _: &AttemptId) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn request_stop(
@@ -218,7 +257,10 @@ impl Backend for CommandBackend {
 
     async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
         if self.options.force.is_empty() {
-            return Err(BackendError::Unsupported { backend: "command", action: "kill an attempt" });
+            return Err(BackendError::Unsupported {
+                backend: "command",
+                action: "kill an attempt",
+            });
         }
         self.act(&self.options.force, attempt, order).await
     }
@@ -248,7 +290,9 @@ mod tests {
     }
 
     fn named(name: &str) -> AttemptId {
-        AttemptId::Named { name: name.to_owned() }
+        AttemptId::Named {
+            name: name.to_owned(),
+        }
     }
 
     #[tokio::test]
@@ -256,9 +300,19 @@ mod tests {
         let mine = named("app_1");
         for (script, expected) in [
             ("echo app_1", Observation::Running),
-            ("echo app_2", Observation::Restarted { attempt: named("app_2") }),
+            (
+                "echo app_2",
+                Observation::Restarted {
+                    attempt: named("app_2"),
+                },
+            ),
             ("exit 3", Observation::Stopped { exit: None }),
-            ("echo exit=7; exit 3", Observation::Stopped { exit: Some(Exit::Code { code: 7 }) }),
+            (
+                "echo exit=7; exit 3",
+                Observation::Stopped {
+                    exit: Some(Exit::Code { code: 7 }),
+                },
+            ),
         ] {
             assert_eq!(backend(script).observe(&mine).await, expected, "{script}");
         }
@@ -266,7 +320,10 @@ mod tests {
             let mut backend = backend(unknown);
             backend.options.timeout = Duration::from_millis(200);
             let seen = backend.observe(&mine).await;
-            assert!(matches!(seen, Observation::Unknown { .. }), "{unknown}: {seen:?}");
+            assert!(
+                matches!(seen, Observation::Unknown { .. }),
+                "{unknown}: {seen:?}"
+            );
         }
     }
 
@@ -278,7 +335,7 @@ mod tests {
             stop_id: named("app_1").stop_id(Slot::Blue),
             generation: crate::model::Generation(3),
             marker: "/m/clicks.blue".parse().unwrap(),
-            drain_deadline: Duration::from_secs(60),
+            drain_deadline: Duration::from_mins(1),
         };
         let backend = backend("true");
         assert!(backend.request_stop(&named("app_1"), &order).await.is_ok());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::status::{Phase, StatusFile, load_status};
-use super::{Backend, BackendError, Observation, StopOrder};
+use super::{Backend, BackendError, Observation, StopOrder, await_process};
 use crate::control::ControlDir;
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process;
@@ -26,12 +26,12 @@ impl DriverBackend {
     }
 
     async fn load(&self) -> Result<Option<StatusFile>, BackendError> {
-        load_status(&self.control, &self.job, self.slot).await.map_err(|error| {
-            BackendError::Failed {
+        load_status(&self.control, &self.job, self.slot)
+            .await
+            .map_err(|error| BackendError::Failed {
                 backend: "driver",
                 why: crate::marker::poll::error_chain(&error),
-            }
-        })
+            })
     }
 }
 
@@ -39,9 +39,9 @@ impl DriverBackend {
 pub(super) fn observe_status(status: Option<&StatusFile>, attempt: &AttemptId) -> Observation {
     let process = match attempt {
         AttemptId::Process { .. } => process::observe(attempt, process::EndsWith::Process),
-        AttemptId::Named { .. } => {
-            process::ProcessState::Unknown { why: "it is not a process of this host".to_owned() }
-        }
+        AttemptId::Named { .. } => process::ProcessState::Unknown {
+            why: "it is not a process of this host".to_owned(),
+        },
     };
     match (status, process) {
         (_, process::ProcessState::Stopped { .. }) => ended_or_restarted(status, attempt),
@@ -50,11 +50,11 @@ pub(super) fn observe_status(status: Option<&StatusFile>, attempt: &AttemptId) -
             Phase::Draining | Phase::Drained => Observation::Stopping,
             Phase::Starting | Phase::Held | Phase::Running => Observation::Running,
         },
-        (_, process::ProcessState::Running) => Observation::Running,
+        (_, process::ProcessState::Running { .. }) => Observation::Running,
         // A slot has one status file, and an attempt writes it for as long as it runs.
-        (Some(status), process::ProcessState::Unknown { .. }) => {
-            Observation::Restarted { attempt: status.attempt.clone() }
-        }
+        (Some(status), process::ProcessState::Unknown { .. }) => Observation::Restarted {
+            attempt: status.attempt.clone(),
+        },
         (None, process::ProcessState::Unknown { why }) => Observation::Unknown { why },
     }
 }
@@ -62,9 +62,9 @@ pub(super) fn observe_status(status: Option<&StatusFile>, attempt: &AttemptId) -
 fn ended_or_restarted(status: Option<&StatusFile>, attempt: &AttemptId) -> Observation {
     match status {
         Some(status) if status.attempt == *attempt => Observation::Stopped { exit: status.exit },
-        Some(status) if status.phase != Phase::Ended => {
-            Observation::Restarted { attempt: status.attempt.clone() }
-        }
+        Some(status) if status.phase != Phase::Ended => Observation::Restarted {
+            attempt: status.attempt.clone(),
+        },
         _ => Observation::Stopped { exit: None },
     }
 }
@@ -77,7 +77,13 @@ impl Backend for DriverBackend {
 
     async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError> {
         let status = self.load().await?;
-        Ok(status.filter(|status| status.phase != Phase::Ended).map(|status| status.attempt))
+        Ok(status
+            .filter(|status| status.phase != Phase::Ended)
+            .map(|status| status.attempt))
+    }
+
+    fn check_reach(&self, _: &AttemptId) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn request_stop(&self, _: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
@@ -87,23 +93,27 @@ impl Backend for DriverBackend {
     async fn observe(&self, attempt: &AttemptId) -> Observation {
         match self.load().await {
             Ok(status) => observe_status(status.as_ref(), attempt),
-            Err(error) => Observation::Unknown { why: error.to_string() },
+            Err(error) => Observation::Unknown {
+                why: error.to_string(),
+            },
         }
     }
 
     async fn await_change(&self, attempt: &AttemptId, at_most: Duration) {
-        process::await_end(attempt, at_most).await;
+        await_process(attempt, process::EndsWith::Process, at_most).await;
     }
 
     async fn force(&self, _: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
-        Err(BackendError::Unsupported { backend: "driver", action: "kill an attempt" })
+        Err(BackendError::Unsupported {
+            backend: "driver",
+            action: "kill an attempt",
+        })
     }
 
     async fn reports_running(&self, attempt: &AttemptId) -> bool {
         self.load().await.is_ok_and(|status| {
-            status.is_some_and(|status| {
-                status.attempt == *attempt && status.phase == Phase::Running
-            })
+            status
+                .is_some_and(|status| status.attempt == *attempt && status.phase == Phase::Running)
         })
     }
 }

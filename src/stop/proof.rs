@@ -73,7 +73,10 @@ impl Proof {
         } else {
             Verdict::Clean
         };
-        Self { verdict, checkpoints }
+        Self {
+            verdict,
+            checkpoints,
+        }
     }
 }
 
@@ -128,12 +131,14 @@ async fn prove_one(storage: &dyn Storage, uri: &StorageUri) -> CheckpointProof {
 fn judged(uri: &StorageUri, now: &Progress) -> CheckpointProof {
     let (verdict, why) = match judge(now) {
         progress::Proof::Clean { .. } => (Verdict::Clean, None),
-        progress::Proof::Empty => {
-            (Verdict::Clean, Some("the query never planned a batch".to_owned()))
-        }
-        progress::Proof::Dirty { planned, .. } => {
-            (Verdict::Dirty, Some(format!("batch {planned} is planned and not committed")))
-        }
+        progress::Proof::Empty => (
+            Verdict::Clean,
+            Some("the query never planned a batch".to_owned()),
+        ),
+        progress::Proof::Dirty { planned, .. } => (
+            Verdict::Dirty,
+            Some(format!("batch {planned} is planned and not committed")),
+        ),
         progress::Proof::Unproven(why) => (Verdict::Unproven, Some(why.to_string())),
     };
     CheckpointProof {
@@ -166,9 +171,15 @@ mod tests {
             (vec![], Verdict::Unproven),
             (vec![Verdict::Clean, Verdict::Clean], Verdict::Clean),
             (vec![Verdict::Clean, Verdict::Unproven], Verdict::Unproven),
-            (vec![Verdict::Unproven, Verdict::Dirty, Verdict::Clean], Verdict::Dirty),
+            (
+                vec![Verdict::Unproven, Verdict::Dirty, Verdict::Clean],
+                Verdict::Dirty,
+            ),
         ] {
-            assert_eq!(Proof::of(parts.iter().copied().map(proof).collect()).verdict, whole);
+            assert_eq!(
+                Proof::of(parts.iter().copied().map(proof).collect()).verdict,
+                whole
+            );
         }
     }
 }
