@@ -3,5 +3,9 @@
 pub mod checkpoint;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod marker;
 pub mod model;
+pub mod process;
+pub mod stop;
 pub mod storage;

@@ -15,8 +15,8 @@ use crate::model::{JobName, Slot, StopId};
 use crate::storage::{self, Storage, StoragePath, StorageUri};
 
 pub use document::{
-    Document, DocumentError, FORMAT, Saved, load, load_optional, prepare_new, publish_new,
-    save_new, save_replacing,
+    Document, DocumentError, FORMAT, Prepared, Saved, load, load_optional, prepare_new,
+    publish_new, save_new, save_replacing,
 };
 pub use lease::{Acquired, Lease, LeaseError, LeaseOwner, LeasePolicy, LeaseWatch, inspect_lease};
 pub use sentinel::{SENTINEL, Sentinel, SentinelError};

@@ -17,6 +17,21 @@ pub enum Trigger {
     Appears,
 }
 
+impl Trigger {
+    /// Whether a sighting asks for a stop; `None` if it says nothing.
+    pub fn asks(self, sighting: &Sighting) -> Option<bool> {
+        match (sighting, self) {
+            (Sighting::Unknown(_), _) => None,
+            (Sighting::Absent, Trigger::Disappears) | (Sighting::Present(_), Trigger::Appears) => {
+                Some(true)
+            }
+            (Sighting::Present(_), Trigger::Disappears) | (Sighting::Absent, Trigger::Appears) => {
+                Some(false)
+            }
+        }
+    }
+}
+
 /// The numbers by which sightings become a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MarkerPolicy {
@@ -93,26 +108,20 @@ impl MarkerState {
     /// An unknown sighting never counts, and the confirmations before it are void: only complete
     /// rounds in a row confirm.
     pub fn decide(&mut self, sighting: &Sighting, at: Duration, policy: &MarkerPolicy) -> Verdict {
-        let asks =
-            match (sighting, policy.trigger) {
-                (Sighting::Unknown(why), _) => {
-                    self.asked = None;
-                    let since = *self.unknown_since.get_or_insert(at);
-                    let unknown_for = at.saturating_sub(since);
-                    if !self.in_alarm && unknown_for >= policy.alarm_after {
-                        self.in_alarm = true;
-                        return Verdict::Alarm {
-                            unknown_for,
-                            why: why.to_string(),
-                        };
-                    }
-                    return Verdict::Watch;
-                }
-                (Sighting::Absent, Trigger::Disappears)
-                | (Sighting::Present(_), Trigger::Appears) => true,
-                (Sighting::Present(_), Trigger::Disappears)
-                | (Sighting::Absent, Trigger::Appears) => false,
-            };
+        let Some(asks) = policy.trigger.asks(sighting) else {
+            self.asked = None;
+            let since = *self.unknown_since.get_or_insert(at);
+            let unknown_for = at.saturating_sub(since);
+            if !self.in_alarm && unknown_for >= policy.alarm_after {
+                self.in_alarm = true;
+                let why = match sighting {
+                    Sighting::Unknown(why) => why.to_string(),
+                    Sighting::Present(_) | Sighting::Absent => String::new(),
+                };
+                return Verdict::Alarm { unknown_for, why };
+            }
+            return Verdict::Watch;
+        };
         self.unknown_since = None;
         if std::mem::take(&mut self.in_alarm) {
             // The caller is told first; this sighting is repeated in the next round.

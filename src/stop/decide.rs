@@ -30,7 +30,10 @@ pub struct StopPolicy {
 
 /// The steps of a stop that are on the storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one file that is there or not")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one file that is there or not"
+)]
 pub struct Steps {
     /// The intent.
     pub intent: bool,
@@ -173,10 +176,9 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
     }
     if !steps.requested {
         match now.request {
-            Act::None | Act::Due => return Next::Request,
             // It may have been asked already, and a second signal can mean "abort" to a driver.
             Act::Inherited(known_for) if known_for < policy.resend_after => {}
-            Act::Inherited(_) => return Next::Request,
+            Act::None | Act::Due | Act::Inherited(_) => return Next::Request,
             Act::Done => return Next::SaveRequested,
         }
     }
@@ -273,7 +275,12 @@ mod tests {
     #[test]
     fn a_request_of_unknown_fate_waits_before_it_is_repeated() {
         let mut now = start();
-        now.steps = Steps { intent: true, latched: true, requesting: true, ..Steps::default() };
+        now.steps = Steps {
+            intent: true,
+            latched: true,
+            requesting: true,
+            ..Steps::default()
+        };
         now.request = Act::Inherited(Duration::from_secs(3));
         assert_eq!(decide(&now, &POLICY), Next::Observe);
         now.request = Act::Inherited(Duration::from_secs(10));
@@ -295,8 +302,20 @@ mod tests {
         assert_eq!(decide(&now, &POLICY), Next::Observe);
         now.draining_for = Duration::from_secs(100);
         assert_eq!(decide(&now, &POLICY), Next::SaveKilling);
-        assert_eq!(decide(&Situation { protected: true, ..now }, &POLICY), Next::Overdue);
-        let never = StopPolicy { escalate: Escalate::Never, ..POLICY };
+        assert_eq!(
+            decide(
+                &Situation {
+                    protected: true,
+                    ..now
+                },
+                &POLICY
+            ),
+            Next::Overdue
+        );
+        let never = StopPolicy {
+            escalate: Escalate::Never,
+            ..POLICY
+        };
         assert_eq!(decide(&now, &never), Next::Overdue);
         now.steps.killing = true;
         now.kill = Act::Inherited(Duration::ZERO);

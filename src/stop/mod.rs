@@ -122,6 +122,12 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// Where that cannot be told; the caller keeps what it knew.
     async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError>;
 
+    /// Whether this host can ask `attempt` at all; looks only.
+    ///
+    /// # Errors
+    /// `OutOfReach`: another host's stepdown must act.
+    fn check_reach(&self, attempt: &AttemptId) -> Result<(), BackendError>;
+
     /// Asks `attempt` to stop; returns when it was asked, not when it stopped. Asking an attempt that
     /// is over is no error. Never reaches another attempt.
     ///
@@ -147,4 +153,9 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Whether the driver says that it runs undisturbed: then no kill while its marker is present.
     async fn reports_running(&self, attempt: &AttemptId) -> bool;
+}
+
+/// Returns when the process of `attempt` may have ended, or after `at_most`.
+async fn await_process(_: &AttemptId, _: crate::process::EndsWith, at_most: Duration) {
+    tokio::time::sleep(at_most).await;
 }

@@ -9,7 +9,7 @@ use super::proof::Proof;
 use super::record::Reason;
 use crate::control::{ControlDir, Document, DocumentError, Saved, load_optional, save_new};
 use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
-use crate::storage::{Depth, ErrorKind, Storage as _, StorageUri};
+use crate::storage::{Depth, ErrorKind, StorageUri};
 
 /// In what way an attempt came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,10 +76,7 @@ impl Document for Receipt {
 ///
 /// # Errors
 /// Storage errors.
-pub async fn save_receipt(
-    control: &ControlDir,
-    receipt: &Receipt,
-) -> Result<Saved, DocumentError> {
+pub async fn save_receipt(control: &ControlDir, receipt: &Receipt) -> Result<Saved, DocumentError> {
     let path = control.receipt(&receipt.job, &receipt.stop_id);
     save_new(control.storage().as_ref(), &path, receipt).await
 }
@@ -106,7 +103,10 @@ pub async fn load_newest_receipt(
     slot: Slot,
 ) -> Result<Option<Receipt>, DocumentError> {
     let storage = control.storage();
-    let entries = match storage.list(&control.receipts_dir(job), Depth::Children).await {
+    let entries = match storage
+        .list(&control.receipts_dir(job), Depth::Children)
+        .await
+    {
         Ok(entries) => entries,
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -116,7 +116,8 @@ pub async fn load_newest_receipt(
         .iter()
         .filter(|entry| {
             let name = entry.path.name();
-            name.starts_with(&prefix) && name.ends_with(".json")
+            name.strip_suffix(".json")
+                .is_some_and(|id| id.starts_with(&prefix))
         })
         .max_by_key(|entry| entry.modified_at);
     match newest {

@@ -8,13 +8,12 @@ use uuid::Uuid;
 
 use super::decide::Steps;
 use crate::control::{
-    ControlDir, Document, DocumentError, Saved, load_optional, publish_new, save_replacing,
+    ControlDir, Document, DocumentError, Prepared, Saved, load_optional, prepare_new, publish_new,
+    save_replacing,
 };
 use crate::marker::GuardRecord;
 use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
-use crate::storage::{
-    CreateMode, Depth, ErrorKind, Storage as _, StorageError, StoragePath, StorageUri,
-};
+use crate::storage::{CreateMode, Depth, ErrorKind, StorageError, StoragePath, StorageUri};
 
 /// That the marker of an attempt was seen as it should be: from then on its change means something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +78,11 @@ pub struct StopRecord {
     stop_id: StopId,
     /// What is there, as of the last look or write.
     pub steps: Steps,
-    /// When the latch was set, by the storage's clock.
+    /// When the intent was written that is latched, by the storage's clock.
     pub latched_at: Option<Timestamp>,
+    /// When someone was about to ask the attempt, by the storage's clock: the drain deadline counts
+    /// from here.
+    pub asked_at: Option<Timestamp>,
 }
 
 const LATCHED: &str = "latched.json";
@@ -106,12 +108,14 @@ impl StopRecord {
         };
         let prefix = format!("{stop_id}.");
         let mut names = BTreeSet::new();
-        let mut latched_at = None;
+        let (mut latched_at, mut asked_at) = (None, None);
         for entry in &entries {
             if let Some(step) = entry.path.name().strip_prefix(&prefix) {
                 names.insert(step.to_owned());
-                if step == LATCHED {
-                    latched_at = Some(entry.modified_at);
+                match step {
+                    LATCHED => latched_at = Some(entry.modified_at),
+                    REQUESTING => asked_at = Some(entry.modified_at),
+                    _ => {}
                 }
             }
         }
@@ -135,6 +139,7 @@ impl StopRecord {
             stop_id: stop_id.clone(),
             steps,
             latched_at,
+            asked_at,
         })
     }
 
@@ -158,12 +163,9 @@ impl StopRecord {
     ///
     /// # Errors
     /// Storage errors.
-    pub async fn prepare_intent(
-        &self,
-        intent: &Intent,
-    ) -> Result<crate::control::Prepared<Intent>, DocumentError> {
+    pub async fn prepare_intent(&self, intent: &Intent) -> Result<Prepared<Intent>, DocumentError> {
         let path = self.control.intent(&self.job, &self.stop_id);
-        crate::control::prepare_new(self.control.storage().as_ref(), &path, intent).await
+        prepare_new(self.control.storage().as_ref(), &path, intent).await
     }
 
     /// Publishes a prepared intent; one that is there already counts as well.
@@ -172,7 +174,7 @@ impl StopRecord {
     /// Storage errors.
     pub async fn save_intent(
         &mut self,
-        prepared: crate::control::Prepared<Intent>,
+        prepared: Prepared<Intent>,
     ) -> Result<Saved, DocumentError> {
         let path = self.control.intent(&self.job, &self.stop_id);
         let saved = publish_new(self.control.storage().as_ref(), &path, prepared).await?;
