@@ -1,6 +1,8 @@
 //! stepdown: a marker-file watcher for Spark streaming jobs.
 
+pub mod app;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -48,7 +48,13 @@ impl Context {
     pub fn load(&mut self) -> Result<Loaded> {
         let loaded = load(self.global.config.as_deref(), &self.environment)?;
         let format = *self.log_format.get_or_insert(loaded.config.log.format);
-        log::begin(&self.global, &loaded.config.log, format, self.service, &self.environment)?;
+        log::begin(
+            &self.global,
+            &loaded.config.log,
+            format,
+            self.service,
+            &self.environment,
+        )?;
         match loaded.lookup.file() {
             Some(file) => tracing::debug!(file = %file.display(), "configuration read"),
             None => tracing::debug!("no configuration file, the defaults are in force"),

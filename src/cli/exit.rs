@@ -105,9 +105,7 @@ impl Exit {
         match self {
             Exit::Ok => "All that was asked was done, or what was asked about is so.",
             Exit::Failed => "Something went wrong that has no code of its own.",
-            Exit::Usage => {
-                "The command line or the configuration is wrong. Nothing was changed."
-            }
+            Exit::Usage => "The command line or the configuration is wrong. Nothing was changed.",
             Exit::Findings => {
                 "The command worked and found something: `stop` or `wait`, that the stop was not clean; `doctor`, that stepdown cannot work here; `config check --strict`, warnings."
             }

@@ -121,7 +121,11 @@ impl Failure {
     }
 
     fn chain(&self, colors: bool) -> String {
-        let head = if colors { "\x1b[31merror:\x1b[0m" } else { "error:" };
+        let head = if colors {
+            "\x1b[31merror:\x1b[0m"
+        } else {
+            "error:"
+        };
         let mut text = format!("{head} {}", lines(&self.error.to_string()));
         for cause in self.causes() {
             text.push_str("\n  caused by: ");

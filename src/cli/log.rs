@@ -40,7 +40,10 @@ pub(super) fn begin(
         }
     });
     let filter = EnvFilter::try_new(&directives).map_err(|error| {
-        Failure::new(Exit::Usage, format!("the variable STEPDOWN_LOG is not a log filter: {error}"))
+        Failure::new(
+            Exit::Usage,
+            format!("the variable STEPDOWN_LOG is not a log filter: {error}"),
+        )
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

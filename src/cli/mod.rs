@@ -154,6 +154,20 @@ fn refuse(args: &[OsString], error: &clap::Error) -> ExitCode {
     exit::Status::Own(Exit::Usage).code(under_run)
 }
 
+/// Tells that the process could not begin at all.
+pub fn no_runtime(cli: &Cli, error: io::Error) -> ExitCode {
+    let error = anyhow::Error::from(error).context("cannot start the threads of the program");
+    let under_run = cli.command.is_run();
+    let failure = Failure::from(error);
+    failure.tell(Telling {
+        json: cli.global.json,
+        json_log: false,
+        under_run,
+        colors: false,
+    });
+    exit::Status::Own(failure.exit).code(under_run)
+}
+
 /// Whether the mistaken command line was meant for `run`, whose exit codes are its own.
 fn is_for_run(args: &[OsString]) -> bool {
     Cli::command()

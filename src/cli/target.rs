@@ -124,7 +124,10 @@ pub fn slot_of(job: &Job, named: Option<Slot>) -> Result<(Slot, &JobSlot)> {
     if let Some(slot) = named {
         let found = job.slots.get(&slot).map(|found| (slot, found));
         return found.ok_or_else(|| {
-            Failure::new(Exit::NotFound, format!("the job {} has no slot {slot}", job.name))
+            Failure::new(
+                Exit::NotFound,
+                format!("the job {} has no slot {slot}", job.name),
+            )
         });
     }
     let mut slots = job.slots.iter();
@@ -160,7 +163,14 @@ mod tests {
         assert_eq!(shown("./a:b"), at("a:b"));
         assert_eq!(shown("/x/y"), Ok("/x/y".to_owned()));
         assert_eq!(shown("hdfs:///x"), Ok("hdfs:///x".to_owned()));
-        for bad in ["", "missing/../m", "hdfs:x", "s3://b/k", "file:m", "hdfs://ns"] {
+        for bad in [
+            "",
+            "missing/../m",
+            "hdfs:x",
+            "s3://b/k",
+            "file:m",
+            "hdfs://ns",
+        ] {
             assert!(resolve(bad, &root).is_err(), "{bad}");
         }
     }

@@ -12,9 +12,7 @@ use crate::cli::output::{Look, Report, Tone, ago, plain, table};
 use crate::cli::target::{MarkerTarget, resolve_here};
 use crate::control::{DocumentError, SENTINEL, load};
 use crate::marker::file::MarkerNote;
-use crate::storage::{
-    Depth, ErrorKind, FileKind, FileStat, Removal, Storage, StorageUri, Touched,
-};
+use crate::storage::{Depth, ErrorKind, FileKind, FileStat, Removal, Storage, StorageUri, Touched};
 
 /// Makes, removes and looks at markers, on local disk or HDFS
 #[derive(Debug, Clone, Args)]
@@ -216,7 +214,8 @@ async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()>
 
 fn refuse_directory(operation: &'static str, uri: &StorageUri, found: &FileStat) -> Result<()> {
     if found.kind == FileKind::Dir {
-        let error = crate::storage::StorageError::new(operation, uri.clone(), ErrorKind::IsADirectory);
+        let error =
+            crate::storage::StorageError::new(operation, uri.clone(), ErrorKind::IsADirectory);
         return Err(error.into());
     }
     Ok(())

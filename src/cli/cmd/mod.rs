@@ -9,8 +9,14 @@ pub mod marker;
 
 /// The environment variables that stepdown reads, with what they do.
 pub const VARIABLES: &[(&str, &str)] = &[
-    ("STEPDOWN_CONFIG", "The configuration file, where --config names none."),
-    ("STEPDOWN_CONTROL", "The control directory; wins over the configuration file."),
+    (
+        "STEPDOWN_CONFIG",
+        "The configuration file, where --config names none.",
+    ),
+    (
+        "STEPDOWN_CONTROL",
+        "The control directory; wins over the configuration file.",
+    ),
     (
         "STEPDOWN_LOG",
         "What is logged, as a level or a filter (warn,stepdown::storage=trace); wins over -v, -q and the configuration.",
@@ -28,6 +34,9 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "HADOOP_TOKEN_FILE_LOCATION",
         "File with delegation tokens, as YARN gives it to its containers.",
     ),
-    ("XDG_CONFIG_HOME", "In the place of ~/.config for the user's configuration file."),
+    (
+        "XDG_CONFIG_HOME",
+        "In the place of ~/.config for the user's configuration file.",
+    ),
     ("NO_COLOR", "No colours, if it is set and not empty."),
 ];
