@@ -23,9 +23,9 @@ pub struct Context {
 impl Context {
     pub(super) fn new(global: Global, under_run: bool, service: bool) -> Self {
         let out = if under_run {
-            Output::stderr(global.json, global.quiet, global.color)
+            Output::stderr(&global)
         } else {
-            Output::stdout(global.json, global.quiet, global.color)
+            Output::stdout(&global)
         };
         Self {
             log_format: global.log_format,
@@ -50,14 +50,13 @@ impl Context {
         let format = *self.log_format.get_or_insert(loaded.config.log.format);
         log::begin(
             &self.global,
-            &loaded.config.log,
+            loaded.config.log,
             format,
             self.service,
             &self.environment,
         )?;
-        match loaded.lookup.file() {
-            Some(file) => tracing::debug!(file = %file.display(), "configuration read"),
-            None => tracing::debug!("no configuration file, the defaults are in force"),
+        if let Some(file) = loaded.lookup.file() {
+            tracing::debug!(file = %file.display(), "configuration read");
         }
         Ok(loaded)
     }

@@ -152,11 +152,14 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
 }
 
 fn of_kind(kind: ErrorKind) -> Exit {
-    match kind {
-        ErrorKind::NotFound => Exit::NotFound,
-        ErrorKind::Config | ErrorKind::InvalidPath => Exit::Usage,
-        kind if kind.is_unreachable() => Exit::Unreachable,
-        _ => Exit::Failed,
+    if kind.is_unreachable() {
+        Exit::Unreachable
+    } else if kind == ErrorKind::NotFound {
+        Exit::NotFound
+    } else if matches!(kind, ErrorKind::Config | ErrorKind::InvalidPath) {
+        Exit::Usage
+    } else {
+        Exit::Failed
     }
 }
 

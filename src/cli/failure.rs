@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::printable;
-use crate::config::{ConfigError, Problem};
+use super::output::{Format, printable};
+use crate::config::{ConfigError, LogFormat, Problem};
 
 /// Why a command failed. Made by `?` from any error, with the exit code that fits it.
 #[derive(Debug)]
@@ -61,10 +61,10 @@ struct ErrorBody<'e> {
 /// Where and how a failure is told.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Telling {
-    /// Whether stdout gets the error document.
-    pub(super) json: bool,
-    /// Whether stderr gets JSON lines.
-    pub(super) json_log: bool,
+    /// With JSON, stdout gets the error document.
+    pub(super) format: Format,
+    /// With JSON, stderr gets the error document in the place of text.
+    pub(super) log: LogFormat,
     /// Whether this is `run`: stdout belongs to its command, and codes are shifted.
     pub(super) under_run: bool,
     /// Whether stderr takes colours.
@@ -77,10 +77,11 @@ impl Failure {
     /// Nothing can be done about a stderr that is gone; the exit code still says it.
     pub(super) fn tell(&self, how: Telling) {
         let document = self.document(how.under_run);
-        if how.json && !how.under_run {
+        let json = how.format == Format::Json;
+        if json && !how.under_run {
             let _gone = writeln!(io::stdout(), "{document}");
         }
-        let text = if how.json_log || (how.json && how.under_run) {
+        let text = if how.log == LogFormat::Json || (json && how.under_run) {
             document
         } else {
             self.chain(how.colors)

@@ -11,7 +11,7 @@ use crate::config::{Environment, Level, Log, LogFormat};
 
 /// The level that counts: services log what they do, one-shot commands what needs attention, so that
 /// cron sends no mail about a good run; each `-v` adds one level, `-q` leaves errors.
-fn level(global: &Global, log: &Log, service: bool) -> Level {
+fn level(global: &Global, log: Log, service: bool) -> Level {
     if global.quiet {
         return Level::Error;
     }
@@ -27,17 +27,20 @@ fn level(global: &Global, log: &Log, service: bool) -> Level {
 /// Where `STEPDOWN_LOG` cannot be read.
 pub(super) fn begin(
     global: &Global,
-    log: &Log,
+    log: Log,
     format: LogFormat,
     service: bool,
     environment: &Environment,
 ) -> Result<()> {
     let directives = environment.get("STEPDOWN_LOG").unwrap_or_else(|| {
-        match level(global, log, service) {
-            // The HDFS client repeats as warnings what stepdown reports as errors.
-            Level::Trace => "info,stepdown=trace".to_owned(),
-            level => format!("error,stepdown={level}"),
-        }
+        // The HDFS client repeats as warnings what stepdown reports as errors.
+        let level = level(global, log, service);
+        let others = if level == Level::Trace {
+            "info"
+        } else {
+            "error"
+        };
+        format!("{others},stepdown={level}")
     });
     let filter = EnvFilter::try_new(&directives).map_err(|error| {
         Failure::new(
@@ -73,11 +76,11 @@ mod tests {
             color: ColorChoice::Auto,
         };
         let info = Log::default();
-        assert_eq!(level(&global(0, false), &info, false), Level::Warn);
-        assert_eq!(level(&global(1, false), &info, false), Level::Info);
-        assert_eq!(level(&global(0, false), &info, true), Level::Info);
-        assert_eq!(level(&global(2, false), &info, true), Level::Trace);
-        assert_eq!(level(&global(9, false), &info, true), Level::Trace);
-        assert_eq!(level(&global(0, true), &info, true), Level::Error);
+        assert_eq!(level(&global(0, false), info, false), Level::Warn);
+        assert_eq!(level(&global(1, false), info, false), Level::Info);
+        assert_eq!(level(&global(0, false), info, true), Level::Info);
+        assert_eq!(level(&global(2, false), info, true), Level::Trace);
+        assert_eq!(level(&global(9, false), info, true), Level::Trace);
+        assert_eq!(level(&global(0, true), info, true), Level::Error);
     }
 }

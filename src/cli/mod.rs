@@ -16,7 +16,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -24,7 +24,7 @@ use crate::config::LogFormat;
 pub use context::Context;
 use exit::Exit;
 use failure::{Failure, Telling};
-use output::ColorChoice;
+use output::{ColorChoice, Format};
 
 /// Watches marker files of Spark streaming jobs: when one disappears, its job finishes what it is
 /// doing and stops, and its checkpoint proves that the stop was clean.
@@ -77,14 +77,35 @@ pub struct Global {
         long,
         global = true,
         value_name = "FORMAT",
-        value_parser = PossibleValuesParser::new(["text", "json"])
-            .try_map(|word| word.parse::<LogFormat>())
+        value_parser = words(LogFormat::ALL, LogFormat::as_str)
     )]
     pub log_format: Option<LogFormat>,
 
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     pub color: ColorChoice,
+}
+
+/// A parser of the words that a key of the configuration takes.
+pub(crate) fn words<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    as_str: impl Fn(T) -> &'static str + Copy + Send + Sync + 'static,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(|one| as_str(*one))).try_map(move |word| {
+        let found = all.iter().find(|one| as_str(**one) == word);
+        found.copied().ok_or("not one of the words")
+    })
+}
+
+impl Global {
+    /// The form of the results.
+    pub fn format(&self) -> Format {
+        if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        }
+    }
 }
 
 /// The commands.
@@ -135,16 +156,15 @@ fn refuse(args: &[OsString], error: &clap::Error) -> ExitCode {
         return Exit::Ok.code().into();
     }
     let own = || args.iter().take_while(|arg| *arg != "--");
-    let json = own().any(|arg| arg == "--json");
     let under_run = is_for_run(args);
-    if json {
+    if own().any(|arg| arg == "--json") {
         // The message without the usage that follows it.
         let text = error.render().to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         let message = text.split("\n\n").next().unwrap_or_default();
         Failure::new(Exit::Usage, message).tell(Telling {
-            json,
-            json_log: true,
+            format: Format::Json,
+            log: LogFormat::Text,
             under_run,
             colors: false,
         });
@@ -160,8 +180,8 @@ pub fn no_runtime(cli: &Cli, error: io::Error) -> ExitCode {
     let under_run = cli.command.is_run();
     let failure = Failure::from(error);
     failure.tell(Telling {
-        json: cli.global.json,
-        json_log: false,
+        format: cli.global.format(),
+        log: LogFormat::Text,
         under_run,
         colors: false,
     });
@@ -185,7 +205,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,
-        Command::Config(args) => cmd::config::run(args, &mut context).await,
+        Command::Config(args) => cmd::config::run(args, &mut context),
         Command::Completions(args) => cmd::completions::run(&args, &mut context),
         Command::Man(args) => cmd::man::run(&args, &mut context),
     };
@@ -193,8 +213,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(status) => status.code(under_run),
         Err(failure) => {
             failure.tell(Telling {
-                json: context.global.json,
-                json_log: context.log_format() == LogFormat::Json,
+                format: context.global.format(),
+                log: context.log_format(),
                 under_run,
                 colors: context.global.color.allows(io::stderr().is_terminal()),
             });

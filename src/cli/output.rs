@@ -2,9 +2,12 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
+use clap::builder::PossibleValue;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
+
+use super::Global;
 
 /// A result that a command shows, as JSON by its fields and as text.
 pub trait Report: Serialize {
@@ -65,7 +68,7 @@ impl Tone {
 }
 
 /// When colours are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorChoice {
     /// On a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
     #[default]
@@ -74,6 +77,38 @@ pub enum ColorChoice {
     Always,
     /// Never.
     Never,
+}
+
+impl clap::ValueEnum for ColorChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[ColorChoice::Auto, ColorChoice::Always, ColorChoice::Never]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            ColorChoice::Auto => "auto",
+            ColorChoice::Always => "always",
+            ColorChoice::Never => "never",
+        }))
+    }
+}
+
+/// In which form results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Terminal,
+    Pipe,
+    /// It went away.
+    Gone,
 }
 
 impl ColorChoice {
@@ -97,70 +132,73 @@ impl ColorChoice {
 pub struct Output {
     sink: Box<dyn Write + Send>,
     look: Look,
-    terminal: bool,
-    json: bool,
+    reader: Reader,
+    format: Format,
     quiet: bool,
-    closed: bool,
 }
 
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Output")
             .field("look", &self.look)
-            .field("json", &self.json)
-            .field("closed", &self.closed)
+            .field("reader", &self.reader)
+            .field("format", &self.format)
             .finish_non_exhaustive()
     }
 }
 
 impl Output {
     /// Output to stdout.
-    pub fn stdout(json: bool, quiet: bool, color: ColorChoice) -> Self {
-        let terminal = io::stdout().is_terminal();
-        Self::new(Box::new(io::stdout()), terminal, json, quiet, color)
+    pub fn stdout(global: &Global) -> Self {
+        let width = || Some(rustix::termios::tcgetwinsize(io::stdout()).ok()?.ws_col);
+        let reader = Reader::of(io::stdout().is_terminal());
+        Self::new(Box::new(io::stdout()), reader, width(), global)
     }
 
     /// Output to stderr, for `run`: there stdout belongs to the command that it runs.
-    pub fn stderr(json: bool, quiet: bool, color: ColorChoice) -> Self {
-        let terminal = io::stderr().is_terminal();
-        Self::new(Box::new(io::stderr()), terminal, json, quiet, color)
+    pub fn stderr(global: &Global) -> Self {
+        let width = || Some(rustix::termios::tcgetwinsize(io::stderr()).ok()?.ws_col);
+        let reader = Reader::of(io::stderr().is_terminal());
+        Self::new(Box::new(io::stderr()), reader, width(), global)
     }
 
     fn new(
         sink: Box<dyn Write + Send>,
-        terminal: bool,
-        json: bool,
-        quiet: bool,
-        color: ColorChoice,
+        reader: Reader,
+        width: Option<u16>,
+        global: &Global,
     ) -> Self {
-        let width = || Some(rustix::termios::tcgetwinsize(io::stdout()).ok()?.ws_col);
-        let width = terminal.then(width).flatten().filter(|width| *width >= 20);
+        let terminal = reader == Reader::Terminal;
         Self {
             sink,
             look: Look {
-                colors: color.allows(terminal),
-                width,
+                colors: global.color.allows(terminal),
+                width: width.filter(|width| terminal && *width >= 20),
             },
-            terminal,
-            json,
-            quiet,
-            closed: false,
+            reader,
+            format: global.format(),
+            quiet: global.quiet,
         }
     }
 
-    /// Whether JSON was asked for.
-    pub fn is_json(&self) -> bool {
-        self.json
+    /// The form of the results.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// How texts look here.
+    pub fn look(&self) -> Look {
+        self.look
     }
 
     /// Whether a person is reading along.
     pub fn is_terminal(&self) -> bool {
-        self.terminal
+        self.reader == Reader::Terminal
     }
 
     /// Whether the reader went away.
     pub fn is_closed(&self) -> bool {
-        self.closed
+        self.reader == Reader::Gone
     }
 
     /// Shows the result of a command: one JSON document, or its text.
@@ -168,12 +206,10 @@ impl Output {
     /// # Errors
     /// Where it could not be written, other than for want of a reader.
     pub fn result(&mut self, report: &impl Report) -> io::Result<()> {
-        if self.json {
-            let pretty = self.terminal;
-            return self.json(report, pretty);
+        match self.format {
+            Format::Json if self.is_terminal() => self.line(&serde_json::to_string_pretty(report)?),
+            Format::Json | Format::Text => self.event(report),
         }
-        let text = report.text(self.look);
-        self.line(text.trim_end_matches('\n'))
     }
 
     /// Shows one event of a stream: one JSON object on one line, or its text.
@@ -181,11 +217,10 @@ impl Output {
     /// # Errors
     /// As [`Output::result`].
     pub fn event(&mut self, report: &impl Report) -> io::Result<()> {
-        if self.json {
-            return self.json(report, false);
+        match self.format {
+            Format::Json => self.line(&serde_json::to_string(report)?),
+            Format::Text => self.line(report.text(self.look).trim_end_matches('\n')),
         }
-        let text = report.text(self.look);
-        self.line(text.trim_end_matches('\n'))
     }
 
     /// Shows the result of a command whose text only confirms what was asked: `--quiet` drops it.
@@ -193,7 +228,7 @@ impl Output {
     /// # Errors
     /// As [`Output::result`].
     pub fn confirmation(&mut self, report: &impl Report) -> io::Result<()> {
-        if self.quiet && !self.json {
+        if self.quiet && self.format == Format::Text {
             return Ok(());
         }
         self.result(report)
@@ -207,15 +242,6 @@ impl Output {
         self.write(bytes)
     }
 
-    fn json(&mut self, value: &impl Serialize, pretty: bool) -> io::Result<()> {
-        let text = if pretty {
-            serde_json::to_string_pretty(value)
-        } else {
-            serde_json::to_string(value)
-        };
-        self.line(&text?)
-    }
-
     fn line(&mut self, text: &str) -> io::Result<()> {
         if text.is_empty() {
             return Ok(());
@@ -224,16 +250,26 @@ impl Output {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.closed {
+        if self.is_closed() {
             return Ok(());
         }
         let written = self.sink.write_all(bytes).and_then(|()| self.sink.flush());
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed = true;
+                self.reader = Reader::Gone;
                 Ok(())
             }
             other => other,
+        }
+    }
+}
+
+impl Reader {
+    fn of(terminal: bool) -> Self {
+        if terminal {
+            Reader::Terminal
+        } else {
+            Reader::Pipe
         }
     }
 }
@@ -344,9 +380,21 @@ mod tests {
         }
     }
 
-    fn shown(terminal: bool, json: bool, color: ColorChoice) -> String {
+    fn global(json: bool, color: ColorChoice) -> Global {
+        Global {
+            config: None,
+            json,
+            verbose: 0,
+            quiet: false,
+            log_format: None,
+            color,
+        }
+    }
+
+    fn shown(json: bool, color: ColorChoice) -> String {
         let sink = Sink::default();
-        let mut out = Output::new(Box::new(sink.clone()), terminal, json, false, color);
+        let global = global(json, color);
+        let mut out = Output::new(Box::new(sink.clone()), Reader::Pipe, None, &global);
         out.result(&Greeting { word: "hello" }).unwrap();
         out.event(&Greeting { word: "again" }).unwrap();
         let bytes = sink.bytes.lock().unwrap().clone();
@@ -355,13 +403,13 @@ mod tests {
 
     #[test]
     fn pipes_get_plain_text_and_json_lines() {
-        assert_eq!(shown(false, false, ColorChoice::Auto), "hello\nagain\n");
+        assert_eq!(shown(false, ColorChoice::Auto), "hello\nagain\n");
         assert_eq!(
-            shown(false, true, ColorChoice::Always),
+            shown(true, ColorChoice::Always),
             "{\"word\":\"hello\"}\n{\"word\":\"again\"}\n"
         );
         assert_eq!(
-            shown(false, false, ColorChoice::Always),
+            shown(false, ColorChoice::Always),
             "\x1b[32mhello\x1b[0m\n\x1b[32magain\x1b[0m\n"
         );
     }
@@ -373,7 +421,8 @@ mod tests {
                 fails: Some(kind),
                 ..Sink::default()
             };
-            Output::new(Box::new(sink), false, false, false, ColorChoice::Never)
+            let global = global(false, ColorChoice::Never);
+            Output::new(Box::new(sink), Reader::Pipe, None, &global)
         };
         let mut closed = out(io::ErrorKind::BrokenPipe);
         assert!(closed.result(&Greeting { word: "x" }).is_ok());
@@ -390,7 +439,7 @@ mod tests {
         ];
         assert_eq!(
             table(Look::PLAIN, &["name", "state"], &rows),
-            "name                 state\na                    ok\nlong\\u{1b}[2Jname    b"
+            "name               state\na                  ok\nlong\\u{1b}[2Jname  b"
         );
         let colored = Look {
             colors: true,

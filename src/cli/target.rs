@@ -70,18 +70,24 @@ pub fn resolve_here(given: &str) -> Result<StorageUri> {
 
 /// A marker, by its URI or by its job.
 #[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false, id = "target", args = ["uri", "job"])]
 pub struct MarkerTarget {
-    /// The marker: hdfs://ns/path, hdfs:///path, viewfs://cluster/path, file:///path or a local path
-    pub uri: Option<String>,
-
-    /// The marker of this configured job instead of a URI
-    #[arg(long, value_name = "JOB")]
-    pub job: Option<JobName>,
+    #[command(flatten)]
+    name: MarkerName,
 
     /// Its slot, blue or green; needed where the job has two
     #[arg(long, value_name = "SLOT", requires = "job")]
-    pub slot: Option<Slot>,
+    slot: Option<Slot>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct MarkerName {
+    /// The marker: hdfs://ns/path, hdfs:///path, viewfs://cluster/path, file:///path or a local path
+    uri: Option<String>,
+
+    /// The marker of this configured job instead of a URI
+    #[arg(long, value_name = "JOB")]
+    job: Option<JobName>,
 }
 
 impl MarkerTarget {
@@ -90,7 +96,7 @@ impl MarkerTarget {
     /// # Errors
     /// Where it cannot be read, or the configuration has no such job or slot.
     pub fn uri(&self, config: &Config) -> Result<StorageUri> {
-        match (&self.uri, &self.job) {
+        match (&self.name.uri, &self.name.job) {
             (Some(uri), _) => resolve_here(uri),
             (None, Some(job)) => Ok(slot_of(find_job(config, job)?, self.slot)?.1.marker.clone()),
             (None, None) => Err(Failure::new(Exit::Usage, "no marker is named")),

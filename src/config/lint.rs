@@ -247,7 +247,7 @@ fn writable_by_others(file: &Path, warnings: &mut Warnings) {
         );
         warnings.add("", message, "chmod o-w");
     }
-    let owner = fs::metadata(file).map(|found| found.uid()).unwrap_or(0);
+    let owner = fs::metadata(file).map_or(0, |found| found.uid());
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         let message = format!(
             "{} belongs to user {owner}, who decides what is run",

@@ -1,5 +1,7 @@
 //! `stepdown config`
 
+use std::fmt::Write as _;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -63,7 +65,7 @@ struct ShowArgs {
 ///
 /// # Errors
 /// All problems of the configuration; `NotFound` for a key that there is not.
-pub async fn run(args: ConfigArgs, context: &mut Context) -> Result<Status> {
+pub fn run(args: ConfigArgs, context: &mut Context) -> Result<Status> {
     match args.command {
         ConfigCommand::Check(args) => check(&args, context),
         ConfigCommand::Show(args) => show(&args, context),
@@ -94,7 +96,7 @@ impl Report for CheckReport {
         for Warning { key, message, help } in &self.warnings {
             let warning = look.paint(Tone::Warn, "warning:");
             let key = if key.is_empty() { "file" } else { key };
-            text.push_str(&format!("{warning} {key}: {message}\n    {help}\n"));
+            let _infallible = write!(text, "{warning} {key}: {message}\n    {help}\n");
         }
         let verdict = match self.warnings.len() {
             0 => look.paint(Tone::Good, "ok"),
@@ -106,8 +108,7 @@ impl Report for CheckReport {
             1 => "1 job".to_owned(),
             n => format!("{n} jobs"),
         };
-        text.push_str(&format!("{file}: {verdict}, {jobs}"));
-        text
+        text + &format!("{file}: {verdict}, {jobs}")
     }
 }
 

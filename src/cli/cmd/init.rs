@@ -113,9 +113,11 @@ async fn observe_sentinel(control: &ControlDir) -> Result<Option<Sentinel>> {
     }
     // What an `init` that was cut short may have left.
     let folders = ["markers", "requests", "status", "state"];
-    let foreign = entries.iter().map(|entry| entry.path.name()).find(|name| {
-        !folders.contains(name) && !(name.contains(SENTINEL) && name.starts_with('.'))
-    });
+    let own = |name: &str| folders.contains(&name) || name.starts_with(SENTINEL);
+    let foreign = entries
+        .iter()
+        .map(|entry| entry.path.name())
+        .find(|name| !own(name) && !name.ends_with(".stepdown-tmp"));
     match foreign {
         None => Ok(None),
         Some(name) => Err(Failure::new(

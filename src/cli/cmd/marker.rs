@@ -174,9 +174,10 @@ async fn remove(args: &ChangeArgs, app: &App, context: &mut Context) -> Result<S
         }
     };
     context.out.confirmation(&ChangeReport { uri, outcome })?;
-    Ok(match outcome {
-        Outcome::Absent => Exit::NotFound.into(),
-        _ => Exit::Ok.into(),
+    Ok(if outcome == Outcome::Absent {
+        Exit::NotFound.into()
+    } else {
+        Exit::Ok.into()
     })
 }
 
@@ -247,25 +248,24 @@ impl Report for StatReport {
         let Some(entry) = &self.entry else {
             return format!("{}: {}", self.uri, look.paint(Tone::Warn, "absent"));
         };
-        let mut text = format!(
-            "{}: {}, {}",
-            self.uri,
-            look.paint(Tone::Good, "present"),
-            ago(entry.modified_at, Timestamp::now())
-        );
-        if entry.kind != "file" {
-            text.push_str(&format!(", it is a {}", entry.kind));
-        }
-        if let Some(owner) = &entry.owner {
-            text.push_str(&format!(", of {owner}"));
-        }
-        if let Some(note) = &self.made_by {
-            text.push_str(&format!(
+        let kind = match entry.kind {
+            "file" => String::new(),
+            kind => format!(", it is a {kind}"),
+        };
+        let owner = match &entry.owner {
+            Some(owner) => format!(", owner {owner}"),
+            None => String::new(),
+        };
+        let made_by = match &self.made_by {
+            Some(note) => format!(
                 ", made for {}.{} by run {}",
                 note.job, note.slot, note.run_id
-            ));
-        }
-        text
+            ),
+            None => String::new(),
+        };
+        let present = look.paint(Tone::Good, "present");
+        let age = ago(entry.modified_at, Timestamp::now());
+        format!("{}: {present}, {age}{kind}{owner}{made_by}", self.uri)
     }
 }
 

@@ -6,6 +6,11 @@ pub mod doctor;
 pub mod init;
 pub mod man;
 pub mod marker;
+pub mod run;
+pub mod status;
+pub mod stop;
+pub mod wait;
+pub mod watch;
 
 /// The environment variables that stepdown reads, with what they do.
 pub const VARIABLES: &[(&str, &str)] = &[
