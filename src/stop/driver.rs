@@ -110,6 +110,10 @@ impl Backend for DriverBackend {
         })
     }
 
+    fn drains_itself(&self) -> bool {
+        true
+    }
+
     async fn reports_running(&self, attempt: &AttemptId) -> bool {
         self.load().await.is_ok_and(|status| {
             status

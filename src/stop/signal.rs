@@ -171,6 +171,10 @@ impl Backend for SignalBackend {
         self.send(attempt, Signal::KILL)
     }
 
+    fn drains_itself(&self) -> bool {
+        false
+    }
+
     async fn reports_running(&self, _: &AttemptId) -> bool {
         false
     }

@@ -31,9 +31,8 @@ pub(super) fn identify_dir(dir: &StoragePath) -> Result<DirIdentity, Refusal> {
     let inside = format!("{dir}/.");
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let found = rustix::fs::statx(CWD, inside, AtFlags::empty(), wanted).map_err(Refusal::read)?;
-    let born_ns = (found.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| {
-        i128::from(found.stx_btime.tv_sec) * 1_000_000_000 + i128::from(found.stx_btime.tv_nsec)
-    });
+    let born_ns = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
+        .then(|| found.stx_btime.tv_sec * 1_000_000_000 + i64::from(found.stx_btime.tv_nsec));
     Ok(DirIdentity::Inode {
         dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
         ino: found.stx_ino,
