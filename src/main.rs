@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use stepdown::cli;
+use stepdown::{cli, process};
 
 fn main() -> ExitCode {
+    if let Some(code) = process::gate::run_if_asked(std::env::args_os()) {
+        return code;
+    }
     let invocation = match cli::parse(std::env::args_os()) {
         Ok(invocation) => invocation,
         Err(code) => return code,

@@ -221,6 +221,13 @@ pub struct Prepared<D> {
     kind: std::marker::PhantomData<fn() -> D>,
 }
 
+impl<D> Prepared<D> {
+    /// Removes it unpublished; best effort, a left-over is one small file with a telling name.
+    pub async fn discard(self, storage: &dyn Storage) {
+        let _cleanup = storage.delete_file(&self.at).await;
+    }
+}
+
 /// Writes a message beside its place, so that [`publish_new`] is one quick rename later.
 ///
 /// # Errors
@@ -254,8 +261,7 @@ pub async fn publish_new<D: Document>(
     let outcome = storage.rename(&prepared.at, path).await;
     let settled = settle_new::<D>(storage, path, prepared.write_id, outcome).await;
     if matches!(settled, Ok(Saved::Exists)) {
-        // Nobody reads it; if this fails it is one small file with a telling name.
-        let _cleanup = storage.delete_file(&prepared.at).await;
+        prepared.discard(storage).await;
     }
     settled
 }

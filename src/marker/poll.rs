@@ -129,18 +129,24 @@ impl GuardRecord {
     /// Whether `now` is the same directory. Without any identity to compare (HDFS without a sentinel)
     /// it is not.
     pub fn is_same(&self, now: &GuardRecord) -> bool {
-        if self.directory_id != now.directory_id {
-            return false;
-        }
+        let same_boot = self.boot_id == now.boot_id;
         match (&self.identity, &now.identity) {
-            (DirIdentity::Unnumbered, DirIdentity::Unnumbered) => self.directory_id.is_some(),
-            // After a reboot only the sentinel can tell.
+            // A sentinel that was added later does not make it another directory.
             (DirIdentity::Inode { .. }, DirIdentity::Inode { .. })
-                if self.boot_id != now.boot_id =>
+                if self.directory_id.is_none() =>
             {
-                self.directory_id.is_some()
+                same_boot && self.identity == now.identity
             }
-            (before, now) => before == now,
+            // Device numbers may change with a reboot: then the sentinel alone tells.
+            (DirIdentity::Inode { .. }, DirIdentity::Inode { .. }) => {
+                self.directory_id == now.directory_id
+                    && (!same_boot || self.identity == now.identity)
+            }
+            (DirIdentity::Unnumbered, DirIdentity::Unnumbered) => {
+                self.directory_id.is_some() && self.directory_id == now.directory_id
+            }
+            (DirIdentity::Inode { .. }, DirIdentity::Unnumbered)
+            | (DirIdentity::Unnumbered, DirIdentity::Inode { .. }) => false,
         }
     }
 }

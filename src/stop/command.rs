@@ -265,6 +265,10 @@ impl Backend for CommandBackend {
         self.act(&self.options.force, attempt, order).await
     }
 
+    fn drains_itself(&self) -> bool {
+        false
+    }
+
     async fn reports_running(&self, _: &AttemptId) -> bool {
         false
     }

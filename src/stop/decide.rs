@@ -103,6 +103,8 @@ pub struct Situation {
     pub draining_for: Duration,
     /// Whether the driver says that it runs and its marker is present: then nothing is killed.
     pub protected: bool,
+    /// Whether the driver looks at the marker itself and needs no request to drain.
+    pub drains_itself: bool,
 }
 
 /// How a stop ended.
@@ -111,9 +113,9 @@ pub struct Situation {
 pub enum Outcome {
     /// The attempt was asked and is over.
     Stopped,
-    /// The attempt is over, but another one of the slot runs.
+    /// The attempt was asked and is over, but another one of the slot runs.
     Restarted,
-    /// The attempt ended without having been asked.
+    /// The attempt ended without having been asked; another one may run in its place.
     Died,
 }
 
@@ -155,10 +157,24 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
         return Next::Done;
     }
     match now.attempt {
+        AttemptState::Stopped if steps.requesting => return Next::Confirm(Outcome::Stopped),
+        AttemptState::Restarted if steps.requesting => return Next::Confirm(Outcome::Restarted),
+        AttemptState::Stopped | AttemptState::Restarted if now.drains_itself => {
+            let asked_for = if now.attempt == AttemptState::Stopped {
+                Outcome::Stopped
+            } else {
+                Outcome::Restarted
+            };
+            // It may have seen its marker before anybody else did.
+            return match now.look {
+                _ if steps.latched => Next::Confirm(asked_for),
+                Look::Asks => Next::Confirm(asked_for),
+                Look::Unknown => Next::Look,
+                Look::Withdrawn => Next::Confirm(Outcome::Died),
+            };
+        }
         // Until someone was about to ask it, an end is the attempt's own.
-        AttemptState::Stopped if !steps.requesting => return Next::Confirm(Outcome::Died),
-        AttemptState::Stopped => return Next::Confirm(Outcome::Stopped),
-        AttemptState::Restarted => return Next::Confirm(Outcome::Restarted),
+        AttemptState::Stopped | AttemptState::Restarted => return Next::Confirm(Outcome::Died),
         AttemptState::Running | AttemptState::Unknown => {}
     }
     if !steps.latched {
@@ -222,6 +238,7 @@ mod tests {
             kill: Act::None,
             draining_for: Duration::ZERO,
             protected: false,
+            drains_itself: false,
         }
     }
 
@@ -270,6 +287,19 @@ mod tests {
         now.steps.intent = true;
         now.look = Look::Withdrawn;
         assert_eq!(decide(&now, &POLICY), Next::Withdraw);
+    }
+
+    #[test]
+    fn a_driver_that_sees_its_marker_itself_was_stopped_by_it() {
+        let ended = Situation {
+            attempt: AttemptState::Stopped,
+            drains_itself: true,
+            ..start()
+        };
+        assert_eq!(decide(&ended, &POLICY), Next::Look);
+        let looked = |look| decide(&Situation { look, ..ended }, &POLICY);
+        assert_eq!(looked(Look::Asks), Next::Confirm(Outcome::Stopped));
+        assert_eq!(looked(Look::Withdrawn), Next::Confirm(Outcome::Died));
     }
 
     #[test]

@@ -1,32 +1,33 @@
 //! The `driver` backend: nothing is sent. The driver sees its marker itself; stepdown follows its
 //! status file and waits for its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::status::{Phase, StatusFile, load_status};
+use super::status::{Phase, StatusBoard, StatusFile};
 use super::{Backend, BackendError, Observation, StopOrder, await_process};
-use crate::control::ControlDir;
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process;
 
 /// Follows a driver by its status file.
 #[derive(Debug)]
 pub struct DriverBackend {
-    control: ControlDir,
+    board: Arc<StatusBoard>,
     job: JobName,
     slot: Slot,
 }
 
 impl DriverBackend {
     /// The backend of one slot.
-    pub fn new(control: ControlDir, job: JobName, slot: Slot) -> Self {
-        Self { control, job, slot }
+    pub fn new(board: Arc<StatusBoard>, job: JobName, slot: Slot) -> Self {
+        Self { board, job, slot }
     }
 
-    async fn load(&self) -> Result<Option<StatusFile>, BackendError> {
-        load_status(&self.control, &self.job, self.slot)
+    async fn load(&self) -> Result<Option<Arc<StatusFile>>, BackendError> {
+        self.board
+            .load(&self.job, self.slot)
             .await
             .map_err(|error| BackendError::Failed {
                 backend: "driver",
@@ -79,7 +80,7 @@ impl Backend for DriverBackend {
         let status = self.load().await?;
         Ok(status
             .filter(|status| status.phase != Phase::Ended)
-            .map(|status| status.attempt))
+            .map(|status| status.attempt.clone()))
     }
 
     fn check_reach(&self, _: &AttemptId) -> Result<(), BackendError> {
@@ -92,7 +93,7 @@ impl Backend for DriverBackend {
 
     async fn observe(&self, attempt: &AttemptId) -> Observation {
         match self.load().await {
-            Ok(status) => observe_status(status.as_ref(), attempt),
+            Ok(status) => observe_status(status.as_deref(), attempt),
             Err(error) => Observation::Unknown {
                 why: error.to_string(),
             },
@@ -108,6 +109,10 @@ impl Backend for DriverBackend {
             backend: "driver",
             action: "kill an attempt",
         })
+    }
+
+    fn drains_itself(&self) -> bool {
+        true
     }
 
     async fn reports_running(&self, attempt: &AttemptId) -> bool {

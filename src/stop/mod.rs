@@ -151,6 +151,9 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// `Unsupported`, or where it could not be done.
     async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError>;
 
+    /// Whether the driver looks at its marker itself, so that it may end before it is asked.
+    fn drains_itself(&self) -> bool;
+
     /// Whether the driver says that it runs undisturbed: then no kill while its marker is present.
     async fn reports_running(&self, attempt: &AttemptId) -> bool;
 }

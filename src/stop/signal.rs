@@ -1,14 +1,14 @@
 //! The `signal` backend: a signal to a process of this host, or to its whole group.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::driver::observe_status;
-use super::status::{Phase, load_status};
+use super::status::{Phase, StatusBoard};
 use super::{Backend, BackendError, Exit, Observation, StopOrder, await_process};
-use crate::control::ControlDir;
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process::{
     self, EndsWith, IdentityError, PidFileError, ProcessState, Signal, SignalError, SignalTarget,
@@ -21,8 +21,8 @@ pub enum AttemptSource {
     Known(AttemptId),
     /// From the status file of the slot.
     Status {
-        /// The control directory with the file.
-        control: ControlDir,
+        /// Where the file is looked up.
+        board: Arc<StatusBoard>,
         /// The job.
         job: JobName,
         /// The slot.
@@ -95,8 +95,9 @@ impl Backend for SignalBackend {
     async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError> {
         match &self.options.source {
             AttemptSource::Known(attempt) => Ok(Some(attempt.clone())),
-            AttemptSource::Status { control, job, slot } => {
-                let status = load_status(control, job, *slot)
+            AttemptSource::Status { board, job, slot } => {
+                let status = board
+                    .load(job, *slot)
                     .await
                     .map_err(|error| Self::failed(crate::marker::poll::error_chain(&error)))?;
                 let Some(status) = status.filter(|status| status.phase != Phase::Ended) else {
@@ -106,7 +107,7 @@ impl Backend for SignalBackend {
                 match process::observe(&status.attempt, self.options.ends_with) {
                     ProcessState::Stopped { .. } => Ok(None),
                     ProcessState::Running { .. } | ProcessState::Unknown { .. } => {
-                        Ok(Some(status.attempt))
+                        Ok(Some(status.attempt.clone()))
                     }
                 }
             }
@@ -145,11 +146,11 @@ impl Backend for SignalBackend {
             ProcessState::Stopped { exit, .. } => exit.map(Exit::from),
             ProcessState::Unknown { why } => {
                 // Of another host's process only its own status file can tell.
-                let AttemptSource::Status { control, job, slot } = &self.options.source else {
+                let AttemptSource::Status { board, job, slot } = &self.options.source else {
                     return Observation::Unknown { why };
                 };
-                return match load_status(control, job, *slot).await {
-                    Ok(status) => observe_status(status.as_ref(), attempt),
+                return match board.load(job, *slot).await {
+                    Ok(status) => observe_status(status.as_deref(), attempt),
                     Err(error) => Observation::Unknown {
                         why: error.to_string(),
                     },
@@ -169,6 +170,10 @@ impl Backend for SignalBackend {
 
     async fn force(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
         self.send(attempt, Signal::KILL)
+    }
+
+    fn drains_itself(&self) -> bool {
+        false
     }
 
     async fn reports_running(&self, _: &AttemptId) -> bool {
