@@ -1,3 +1,4 @@
 //! Tests without servers.
 
 mod config;
+mod imports;
