@@ -9,6 +9,7 @@ pub mod crash_point;
 pub mod hooks;
 pub mod poller;
 pub mod slot;
+mod stop_acts;
 mod stopping;
 
 use std::sync::Arc;

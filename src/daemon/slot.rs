@@ -21,7 +21,7 @@ use crate::model::{AttemptId, JobName, Slot};
 use crate::stop::decide::StopPolicy;
 use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, Reason, StopRecord, load_armed, save_armed};
-use crate::stop::{Backend, Observation};
+use crate::stop::{Backend, Freshness, Observation};
 use crate::storage::{Storage, StoragePath, StorageUri};
 
 /// Pause before a failed read or write of the slot's own records is tried again.
@@ -207,7 +207,7 @@ impl SlotEngine {
                 }
                 () = self.asked.cancelled() => Reason::Signal,
                 () = &mut change => {
-                    let seen = self.backend.observe(attempt).await;
+                    let seen = self.backend.observe(attempt, Freshness::Recent).await;
                     change.set(backend.await_change(attempt, self.spec.attempt_interval));
                     match seen {
                         Observation::Stopped { .. } | Observation::Restarted { .. } => Reason::None,

@@ -7,20 +7,18 @@ use tokio::time::Instant;
 
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
-use super::hooks::HookEvent;
 use super::slot::SlotEngine;
 use crate::control::{
-    Acquired, DocumentError, Lease, LeaseError, LeasePolicy, LeaseWatch, Prepared, Saved,
+    Acquired, DocumentError, Lease, LeaseError, LeasePolicy, LeaseWatch, Prepared,
 };
-use crate::marker::poll::{DirectoryPoll, GuardRecord, Sighting, Why, error_chain};
+use crate::marker::poll::{GuardRecord, error_chain};
 use crate::model::{AttemptId, Generation};
 use crate::process::{EndsWith, ProcessState, observe};
-use crate::stop::decide::{Act, AttemptState, Look, Next, Outcome, Situation, decide};
-use crate::stop::proof::prove;
-use crate::stop::receipt::{How, Receipt, load_receipt, save_receipt};
+use crate::stop::decide::{Act, AttemptState, Look, Next, Situation, decide};
+use crate::stop::receipt::Receipt;
 use crate::stop::record::{Intent, Reason, StopRecord};
-use crate::stop::{BackendError, Observation, StopOrder};
-use crate::storage::{ErrorKind, StorageError, StoragePath};
+use crate::stop::{BackendError, Freshness, Observation};
+use crate::storage::{StorageError, StoragePath};
 
 /// How driving a stop came to its end.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Early {
 
 /// What went wrong in a step; it is tried again.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(super) enum StepError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
@@ -71,31 +69,31 @@ impl StepError {
 }
 
 /// What a step leads to.
-enum Flow {
+pub(super) enum Flow {
     Go,
     Wait,
     End(StopEnd),
 }
 
 /// The memory of one stop in this process.
-struct Drive {
-    reason: Reason,
-    record: StopRecord,
-    lease: Option<Lease>,
-    lease_watch: LeaseWatch,
-    prepared: Option<Prepared<Intent>>,
-    look: Look,
-    request: Request,
-    kill: Act,
+pub(super) struct Drive {
+    pub(super) reason: Reason,
+    pub(super) record: StopRecord,
+    pub(super) lease: Option<Lease>,
+    pub(super) lease_watch: LeaseWatch,
+    pub(super) prepared: Option<Prepared<Intent>>,
+    pub(super) look: Look,
+    pub(super) request: Request,
+    pub(super) kill: Act,
     /// Drain time from before this process took the stop up, and when it did.
-    carried: Duration,
-    asked: Option<Instant>,
-    observation: Observation,
+    pub(super) carried: Duration,
+    pub(super) asked: Option<Instant>,
+    pub(super) observation: Observation,
 }
 
 /// State of the request in this process.
 #[derive(Clone, Copy)]
-enum Request {
+pub(super) enum Request {
     None,
     Due,
     Inherited(Instant),
@@ -122,7 +120,12 @@ impl SlotEngine {
         )
     }
 
-    fn intent(&self, attempt: &AttemptId, reason: Reason, generation: Generation) -> Intent {
+    pub(super) fn intent(
+        &self,
+        attempt: &AttemptId,
+        reason: Reason,
+        generation: Generation,
+    ) -> Intent {
         Intent {
             stop_id: attempt.stop_id(self.spec.slot),
             job: self.spec.job.clone(),
@@ -212,7 +215,9 @@ impl SlotEngine {
         };
         let mut drive = Drive::new(reason, record, early);
         loop {
-            if self.shutdown.is_cancelled() {
+            // Between "about to ask" and "asked" there is no good place to leave: who takes over could
+            // not know whether the attempt was asked.
+            if self.shutdown.is_cancelled() && (failing.is_some() || !drive.is_asking()) {
                 if let Some(lease) = drive.lease.take() {
                     self.release(lease).await;
                 }
@@ -284,23 +289,14 @@ impl SlotEngine {
             drive.signalled();
         }
         if drive.lease.is_none() && !self.take_over(attempt, drive).await? {
-            let receipt = load_receipt(
-                &self.control,
-                &self.spec.job,
-                &attempt.stop_id(self.spec.slot),
-            )
-            .await?;
-            return Ok(match receipt {
-                Some(receipt) => Flow::End(StopEnd::Receipt(Box::new(receipt))),
-                None => Flow::Wait,
-            });
+            return self.end_with_receipt(attempt).await;
         }
         if let Some(lease) = drive.lease.as_mut()
             && lease.is_beat_due(self.spec.lease_ttl)
         {
             lease.beat(self.control.storage().as_ref()).await?;
         }
-        drive.observation = self.backend.observe(attempt).await;
+        drive.observation = self.backend.observe(attempt, Freshness::Now).await;
         if drive.reason == Reason::None
             && matches!(
                 drive.observation,
@@ -404,299 +400,6 @@ impl SlotEngine {
         }
         Duration::try_from(now.duration_since(asked_at)).unwrap_or(Duration::ZERO)
     }
-
-    async fn is_protected(&self, attempt: &AttemptId, armed_in: Option<&GuardRecord>) -> bool {
-        self.backend.reports_running(attempt).await
-            && self
-                .spec
-                .marker_policy
-                .trigger
-                .asks(&self.look(armed_in).await)
-                != Some(true)
-    }
-
-    /// One look at the marker, by itself.
-    async fn look(&self, armed_in: Option<&GuardRecord>) -> Sighting {
-        let path = &self.spec.marker.path;
-        let Some(dir) = path.parent() else {
-            return Sighting::Unknown(Why::NotLooked);
-        };
-        let mut poll = DirectoryPoll::new(
-            std::sync::Arc::clone(&self.spec.marker_storage),
-            dir,
-            &self.spec.sentinel_dir,
-            vec![path.name().to_owned()],
-            self.daemon.boot_id.clone(),
-        );
-        poll.poll().await.sighting(0, armed_in)
-    }
-
-    /// The look after the intent, by the server that shows the intent: one that was cut off from the
-    /// others, and does not know yet that it is not the active one, does not have it.
-    async fn look_after_intent(
-        &self,
-        attempt: &AttemptId,
-        armed_in: Option<&GuardRecord>,
-    ) -> Result<Look, StepError> {
-        let path = self
-            .control
-            .intent(&self.spec.job, &attempt.stop_id(self.spec.slot));
-        let same_storage =
-            self.control.storage().authority() == self.spec.marker_storage.authority();
-        let epoch = self.spec.marker_storage.epoch();
-        if same_storage {
-            match self.spec.marker_storage.stat(&path).await {
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => return Ok(Look::Unknown),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let sighting = self.look(armed_in).await;
-        if same_storage && self.spec.marker_storage.epoch() != epoch {
-            return Ok(Look::Unknown);
-        }
-        Ok(match self.spec.marker_policy.trigger.asks(&sighting) {
-            Some(true) => Look::Asks,
-            Some(false) => Look::Withdrawn,
-            None => {
-                if let Sighting::Unknown(why) = sighting {
-                    tracing::warn!("the marker is unknown, so nothing is stopped yet: {why}");
-                }
-                Look::Unknown
-            }
-        })
-    }
-
-    async fn execute(
-        &mut self,
-        next: Next,
-        attempt: &AttemptId,
-        armed_in: Option<&GuardRecord>,
-        drive: &mut Drive,
-    ) -> Result<Flow, StepError> {
-        let storage = std::sync::Arc::clone(self.control.storage());
-        let generation = drive.generation();
-        match next {
-            Next::SaveIntent => {
-                let prepared = match drive.prepared.take() {
-                    Some(prepared) if drive.reason == Reason::Marker => prepared,
-                    unfit => {
-                        if let Some(prepared) = unfit {
-                            prepared.discard(storage.as_ref()).await;
-                        }
-                        let intent = self.intent(attempt, drive.reason, generation);
-                        drive.record.prepare_intent(&intent).await?
-                    }
-                };
-                drive.record.save_intent(prepared).await?;
-                crash_point("intent-saved");
-            }
-            Next::Look => {
-                drive.look = if drive.reason == Reason::Signal {
-                    Look::Asks
-                } else if drive.record.steps.intent {
-                    self.look_after_intent(attempt, armed_in).await?
-                } else {
-                    match self
-                        .spec
-                        .marker_policy
-                        .trigger
-                        .asks(&self.look(armed_in).await)
-                    {
-                        Some(true) => Look::Asks,
-                        Some(false) => Look::Withdrawn,
-                        None => Look::Unknown,
-                    }
-                };
-                crash_point("looked");
-                if drive.look == Look::Unknown {
-                    return Ok(Flow::Wait);
-                }
-            }
-            Next::Withdraw => {
-                drive.record.withdraw().await?;
-                tracing::info!("the marker is back: the stop is withdrawn");
-                return Ok(Flow::End(StopEnd::Withdrawn));
-            }
-            Next::Latch => {
-                drive.check_lease(storage.as_ref()).await?;
-                drive.record.latch().await?;
-                crash_point("latched");
-                tracing::info!(stop_id = %attempt.stop_id(self.spec.slot), "stopping");
-            }
-            Next::SaveRequesting => {
-                drive.check_lease(storage.as_ref()).await?;
-                drive.request = match drive.record.save_requesting().await? {
-                    Saved::Created if drive.reason == Reason::Signal => Request::Done,
-                    Saved::Created => Request::Due,
-                    Saved::Exists => Request::Inherited(Instant::now()),
-                };
-                drive.asked = Some(Instant::now());
-                crash_point("requesting-saved");
-            }
-            Next::Request => {
-                self.backend
-                    .request_stop(attempt, &self.order(attempt, generation))
-                    .await?;
-                drive.request = Request::Done;
-                crash_point("requested");
-                tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
-            }
-            Next::SaveRequested => {
-                drive.record.save_requested().await?;
-                crash_point("requested-saved");
-            }
-            Next::Observe => return Ok(Flow::Wait),
-            Next::Overdue => {
-                let text = format!(
-                    "the drain deadline of {} s has passed and the attempt still runs{}",
-                    self.spec.stop_policy.drain_deadline.as_secs(),
-                    match &drive.observation {
-                        Observation::Unknown { why } => format!(", as far as can be told: {why}"),
-                        _ => String::new(),
-                    }
-                );
-                self.alarms
-                    .raise(AlarmKind::Overdue, &text, &self.spec.hooks);
-                return Ok(Flow::Wait);
-            }
-            Next::SaveKilling => {
-                drive.check_lease(storage.as_ref()).await?;
-                drive.record.save_killing().await?;
-                drive.kill = Act::Due;
-                crash_point("killing-saved");
-            }
-            Next::Kill => {
-                self.backend
-                    .force(attempt, &self.order(attempt, generation))
-                    .await?;
-                drive.kill = Act::Done;
-                crash_point("killed");
-                tracing::warn!("the drain deadline has passed: the attempt was killed");
-            }
-            Next::Confirm(outcome) => {
-                let receipt = self.confirm(outcome, attempt, armed_in, drive).await?;
-                return Ok(Flow::End(StopEnd::Receipt(Box::new(receipt))));
-            }
-            Next::Done => {
-                let stop_id = attempt.stop_id(self.spec.slot);
-                if let Some(receipt) = load_receipt(&self.control, &self.spec.job, &stop_id).await?
-                {
-                    return Ok(Flow::End(StopEnd::Receipt(Box::new(receipt))));
-                }
-                return Ok(Flow::Wait);
-            }
-        }
-        Ok(Flow::Go)
-    }
-
-    fn order(&self, attempt: &AttemptId, generation: Generation) -> StopOrder {
-        StopOrder {
-            job: self.spec.job.clone(),
-            slot: self.spec.slot,
-            stop_id: attempt.stop_id(self.spec.slot),
-            generation,
-            marker: self.spec.marker.clone(),
-            drain_deadline: self.spec.stop_policy.drain_deadline,
-        }
-    }
-
-    async fn confirm(
-        &mut self,
-        outcome: Outcome,
-        attempt: &AttemptId,
-        armed_in: Option<&GuardRecord>,
-        drive: &mut Drive,
-    ) -> Result<Receipt, StepError> {
-        let ended_at = Timestamp::now();
-        let drained_for = drive.draining_for();
-        let stop_id = attempt.stop_id(self.spec.slot);
-        let steps = drive.record.steps;
-        let intent = if steps.intent {
-            drive.record.load_intent().await?
-        } else {
-            None
-        };
-        let start_requested = steps.latched && drive.reason != Reason::Signal && {
-            self.spec
-                .marker_policy
-                .trigger
-                .asks(&self.look(armed_in).await)
-                == Some(false)
-        };
-        if start_requested {
-            let request = self.control.start_request(&self.spec.job, &stop_id);
-            self.control.storage().touch(&request).await?;
-        }
-        let proof = prove(&self.spec.checkpoints).await;
-        crash_point("proved");
-        let (exit, restarted_as) = match &drive.observation {
-            Observation::Stopped { exit } => (*exit, None),
-            Observation::Restarted { attempt } => (None, Some(attempt.clone())),
-            Observation::Running | Observation::Stopping | Observation::Unknown { .. } => {
-                (None, None)
-            }
-        };
-        let receipt = Receipt {
-            stop_id: stop_id.clone(),
-            job: self.spec.job.clone(),
-            slot: self.spec.slot,
-            attempt: attempt.clone(),
-            marker: self.spec.marker.clone(),
-            outcome,
-            restarted_as,
-            reason: match (outcome, intent) {
-                (_, Some(intent)) => intent.reason,
-                (Outcome::Stopped, None) => Reason::Marker,
-                (Outcome::Died | Outcome::Restarted, None) => Reason::None,
-            },
-            how: match outcome {
-                _ if steps.killing => How::Killed,
-                Outcome::Died => How::ByItself,
-                _ if !steps.requesting && !self.backend.drains_itself() => How::ByItself,
-                _ if drained_for > self.spec.stop_policy.drain_deadline => How::DrainedLate,
-                _ => How::Drained,
-            },
-            exit,
-            proof,
-            start_requested,
-            latched_at: drive.record.latched_at,
-            ended_at,
-            drain_seconds: steps.requesting.then_some(drained_for.as_secs_f64()),
-            generation: drive.generation(),
-            backend: self.backend.name().to_owned(),
-            host: self.daemon.host.clone(),
-            stepdown_version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let saved = save_receipt(&self.control, &receipt).await?;
-        crash_point("receipt-saved");
-        let path = self.control.receipt(&self.spec.job, &stop_id);
-        if saved == Saved::Exists {
-            let first = load_receipt(&self.control, &self.spec.job, &stop_id).await?;
-            return Ok(first.unwrap_or(receipt));
-        }
-        let uri = self.control.uri(&path);
-        tracing::info!(
-            outcome = ?receipt.outcome,
-            proof = receipt.proof.verdict.as_str(),
-            receipt = %uri,
-            "the stop is confirmed"
-        );
-        self.spec
-            .hooks
-            .run(HookEvent::Receipt {
-                receipt: &receipt,
-                uri: &uri,
-            })
-            .await;
-        if let (Outcome::Restarted, Some(new)) = (receipt.outcome, &receipt.restarted_as) {
-            self.alarms.clear(AlarmKind::Restarted);
-            let text = format!("attempt {attempt} is over, but {new} runs in its place");
-            self.alarms
-                .raise(AlarmKind::Restarted, &text, &self.spec.hooks);
-        }
-        Ok(receipt)
-    }
 }
 
 impl Drive {
@@ -734,6 +437,12 @@ impl Drive {
         };
     }
 
+    fn is_asking(&self) -> bool {
+        let steps = self.record.steps;
+        let ours = matches!(self.request, Request::Due | Request::Done);
+        steps.requesting && !steps.requested && !steps.receipt && ours
+    }
+
     /// The attempt was asked by a signal that was passed on: no further request is due.
     fn signalled(&mut self) {
         self.reason = Reason::Signal;
@@ -743,11 +452,14 @@ impl Drive {
         }
     }
 
-    fn generation(&self) -> Generation {
+    pub(super) fn generation(&self) -> Generation {
         self.lease.as_ref().map_or(Generation(0), Lease::generation)
     }
 
-    async fn check_lease(&self, storage: &dyn crate::storage::Storage) -> Result<(), LeaseError> {
+    pub(super) async fn check_lease(
+        &self,
+        storage: &dyn crate::storage::Storage,
+    ) -> Result<(), LeaseError> {
         match &self.lease {
             Some(lease) => lease.check(storage).await,
             None => Ok(()),
@@ -763,7 +475,7 @@ impl Drive {
         }
     }
 
-    fn draining_for(&self) -> Duration {
+    pub(super) fn draining_for(&self) -> Duration {
         self.asked
             .map_or(Duration::ZERO, |since| self.carried + since.elapsed())
     }

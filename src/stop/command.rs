@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use super::{Backend, BackendError, Exit, Observation, StopOrder};
+use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::storage::StorageUri;
 
@@ -247,7 +247,7 @@ impl Backend for CommandBackend {
         self.act(&self.options.request, attempt, order).await
     }
 
-    async fn observe(&self, attempt: &AttemptId) -> Observation {
+    async fn observe(&self, attempt: &AttemptId, _: Freshness) -> Observation {
         self.look(Some(attempt)).await
     }
 
@@ -318,12 +318,16 @@ mod tests {
                 },
             ),
         ] {
-            assert_eq!(backend(script).observe(&mine).await, expected, "{script}");
+            assert_eq!(
+                backend(script).observe(&mine, Freshness::Now).await,
+                expected,
+                "{script}"
+            );
         }
         for unknown in ["true", "exit 1", "exit 4", "kill -9 $$", "sleep 60"] {
             let mut backend = backend(unknown);
             backend.options.timeout = Duration::from_millis(200);
-            let seen = backend.observe(&mine).await;
+            let seen = backend.observe(&mine, Freshness::Now).await;
             assert!(
                 matches!(seen, Observation::Unknown { .. }),
                 "{unknown}: {seen:?}"

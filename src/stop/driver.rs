@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::status::{Phase, StatusBoard, StatusFile};
-use super::{Backend, BackendError, Observation, StopOrder, await_process};
+use super::{Backend, BackendError, Freshness, Observation, StopOrder, await_process};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process;
 
@@ -91,8 +91,8 @@ impl Backend for DriverBackend {
         Ok(())
     }
 
-    async fn observe(&self, attempt: &AttemptId) -> Observation {
-        match self.load().await {
+    async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
+        match self.board.load_as(&self.job, self.slot, freshness).await {
             Ok(status) => observe_status(status.as_deref(), attempt),
             Err(error) => Observation::Unknown {
                 why: error.to_string(),

@@ -38,6 +38,15 @@ pub enum Exit {
     },
 }
 
+/// How new an observation must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// What was listed for all jobs a moment ago will do.
+    Recent,
+    /// Of now: a stop waits for it.
+    Now,
+}
+
 /// What a backend sees of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
@@ -140,7 +149,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     ) -> Result<(), BackendError>;
 
     /// What can be seen of `attempt`. An error is `Unknown`.
-    async fn observe(&self, attempt: &AttemptId) -> Observation;
+    async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation;
 
     /// Returns when `attempt` may have changed, or after `at_most`: a hint to observe.
     async fn await_change(&self, attempt: &AttemptId, at_most: Duration);
@@ -159,6 +168,21 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 }
 
 /// Returns when the process of `attempt` may have ended, or after `at_most`.
-async fn await_process(_: &AttemptId, _: crate::process::EndsWith, at_most: Duration) {
-    tokio::time::sleep(at_most).await;
+async fn await_process(
+    attempt: &AttemptId,
+    ends_with: crate::process::EndsWith,
+    at_most: Duration,
+) {
+    let begun = tokio::time::Instant::now();
+    match crate::process::adopt(attempt.clone(), ends_with)
+        .await_end(at_most)
+        .await
+    {
+        crate::process::ProcessState::Running { .. }
+        | crate::process::ProcessState::Stopped { .. } => {}
+        // Nothing of this host: whoever asks must not ask again at once.
+        crate::process::ProcessState::Unknown { .. } => {
+            tokio::time::sleep_until(begun + at_most).await;
+        }
+    }
 }

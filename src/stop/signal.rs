@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::driver::observe_status;
 use super::status::{Phase, StatusBoard};
-use super::{Backend, BackendError, Exit, Observation, StopOrder, await_process};
+use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, await_process};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process::{
     self, EndsWith, IdentityError, PidFileError, ProcessState, Signal, SignalError, SignalTarget,
@@ -140,7 +140,7 @@ impl Backend for SignalBackend {
         self.send(attempt, self.options.signal)
     }
 
-    async fn observe(&self, attempt: &AttemptId) -> Observation {
+    async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
         let exit = match process::observe(attempt, self.options.ends_with) {
             ProcessState::Running { .. } => return Observation::Running,
             ProcessState::Stopped { exit, .. } => exit.map(Exit::from),
@@ -149,7 +149,7 @@ impl Backend for SignalBackend {
                 let AttemptSource::Status { board, job, slot } = &self.options.source else {
                     return Observation::Unknown { why };
                 };
-                return match board.load(job, *slot).await {
+                return match board.load_as(job, *slot, freshness).await {
                     Ok(status) => observe_status(status.as_deref(), attempt),
                     Err(error) => Observation::Unknown {
                         why: error.to_string(),

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Exit;
+use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::storage::{Depth, ErrorKind, StorageUri};
@@ -115,7 +115,23 @@ impl StatusBoard {
         &self.control
     }
 
-    /// The status of a slot, if anyone wrote one.
+    /// The status of a slot as new as `freshness` asks.
+    ///
+    /// # Errors
+    /// Storage errors; `Malformed`.
+    pub async fn load_as(
+        &self,
+        job: &JobName,
+        slot: Slot,
+        freshness: Freshness,
+    ) -> Result<Option<Arc<StatusFile>>, DocumentError> {
+        match freshness {
+            Freshness::Recent => self.load(job, slot).await,
+            Freshness::Now => Ok(load_status(&self.control, job, slot).await?.map(Arc::new)),
+        }
+    }
+
+    /// The status of a slot, if anyone wrote one, as of the last listing.
     ///
     /// # Errors
     /// Storage errors; `Malformed`.
