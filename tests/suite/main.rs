@@ -1,1 +1,4 @@
 //! Tests without servers.
+
+#[cfg(test)]
+mod storage;
