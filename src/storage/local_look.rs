@@ -144,7 +144,7 @@ pub(super) fn read_small(path: &StoragePath, max_bytes: u64) -> Result<Bytes, Re
     let limit = usize::try_from(max_bytes).map_or(usize::MAX, |max| max.saturating_add(1));
     let mut content = Vec::with_capacity(usize::try_from(len_bytes).unwrap_or(0) + 1);
     while content.len() < limit && !read_to_capacity(&file, &mut content)? {
-        content.reserve(PIECE_BYTES.min(limit - content.len()));
+        content.reserve_exact(PIECE_BYTES.min(limit.saturating_sub(content.len())));
     }
     if content.len() >= limit {
         return Err(too_large());
