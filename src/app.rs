@@ -5,21 +5,24 @@ use std::sync::Arc;
 use crate::config::{Config, Loaded};
 use crate::control::ControlDir;
 use crate::storage::local::{LocalOptions, LocalStorage};
+use crate::storage::timeout::WithTimeout;
 use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, StorageUri};
 
 /// The parts, made from one configuration.
 #[derive(Debug)]
 pub struct App {
     loaded: Loaded,
-    local: Arc<LocalStorage>,
+    local: Arc<WithTimeout<LocalStorage>>,
 }
 
 impl App {
     /// The parts as `loaded` says; nothing is connected or opened yet.
     pub fn new(loaded: Loaded) -> Self {
+        let call_timeout = loaded.config.watch.call_timeout;
+        let local = LocalStorage::new(LocalOptions { fsync: true });
         Self {
             loaded,
-            local: Arc::new(LocalStorage::new(LocalOptions { fsync: true })),
+            local: Arc::new(WithTimeout::new(local, call_timeout)),
         }
     }
 

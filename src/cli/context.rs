@@ -1,9 +1,9 @@
 //! What every command has at hand: the global options, the environment, the output.
 
-use super::Global;
 use super::failure::Result;
 use super::log;
 use super::output::Output;
+use super::{Global, Kind};
 use crate::app::App;
 use crate::config::{Environment, Loaded, LogFormat, load};
 
@@ -16,13 +16,13 @@ pub struct Context {
     pub environment: Environment,
     /// Where results go.
     pub out: Output,
-    service: bool,
+    kind: Kind,
     log_format: Option<LogFormat>,
 }
 
 impl Context {
-    pub(super) fn new(global: Global, under_run: bool, service: bool) -> Self {
-        let out = if under_run {
+    pub(super) fn new(global: Global, kind: Kind) -> Self {
+        let out = if kind == Kind::Run {
             Output::stderr(&global)
         } else {
             Output::stdout(&global)
@@ -32,7 +32,7 @@ impl Context {
             global,
             environment: Environment::of_process(),
             out,
-            service,
+            kind,
         }
     }
 
@@ -52,7 +52,7 @@ impl Context {
             &self.global,
             loaded.config.log,
             format,
-            self.service,
+            self.kind,
             &self.environment,
         )?;
         if let Some(file) = loaded.lookup.file() {

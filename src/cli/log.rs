@@ -4,18 +4,21 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
-use super::Global;
 use super::exit::Exit;
 use super::failure::{Failure, Result};
+use super::{Global, Kind};
 use crate::config::{Environment, Level, Log, LogFormat};
 
 /// The level that counts: services log what they do, one-shot commands what needs attention, so that
 /// cron sends no mail about a good run; each `-v` adds one level, `-q` leaves errors.
-fn level(global: &Global, log: Log, service: bool) -> Level {
+fn level(global: &Global, log: Log, kind: Kind) -> Level {
     if global.quiet {
         return Level::Error;
     }
-    let base = if service { log.level } else { Level::Warn };
+    let base = match kind {
+        Kind::OneShot => Level::Warn,
+        Kind::Service | Kind::Run => log.level,
+    };
     let position = Level::ALL.iter().position(|level| *level == base);
     let wanted = position.unwrap_or_default() + usize::from(global.verbose);
     Level::ALL.get(wanted).copied().unwrap_or(Level::Trace)
@@ -29,12 +32,12 @@ pub(super) fn begin(
     global: &Global,
     log: Log,
     format: LogFormat,
-    service: bool,
+    kind: Kind,
     environment: &Environment,
 ) -> Result<()> {
     let directives = environment.get("STEPDOWN_LOG").unwrap_or_else(|| {
         // The HDFS client repeats as warnings what stepdown reports as errors.
-        let level = level(global, log, service);
+        let level = level(global, log, kind);
         let others = if level == Level::Trace {
             "info"
         } else {
@@ -76,11 +79,11 @@ mod tests {
             color: ColorChoice::Auto,
         };
         let info = Log::default();
-        assert_eq!(level(&global(0, false), info, false), Level::Warn);
-        assert_eq!(level(&global(1, false), info, false), Level::Info);
-        assert_eq!(level(&global(0, false), info, true), Level::Info);
-        assert_eq!(level(&global(2, false), info, true), Level::Trace);
-        assert_eq!(level(&global(9, false), info, true), Level::Trace);
-        assert_eq!(level(&global(0, true), info, true), Level::Error);
+        assert_eq!(level(&global(0, false), info, Kind::OneShot), Level::Warn);
+        assert_eq!(level(&global(1, false), info, Kind::OneShot), Level::Info);
+        assert_eq!(level(&global(0, false), info, Kind::Service), Level::Info);
+        assert_eq!(level(&global(2, false), info, Kind::Service), Level::Trace);
+        assert_eq!(level(&global(9, false), info, Kind::Service), Level::Trace);
+        assert_eq!(level(&global(0, true), info, Kind::Service), Level::Error);
     }
 }

@@ -125,15 +125,27 @@ pub enum Command {
     Man(cmd::man::ManArgs),
 }
 
-impl Command {
-    /// Whether exit codes up to 63 belong to a child, and stdout as well.
-    fn is_run(&self) -> bool {
-        false
-    }
+/// What sort of process a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It does one thing and ends.
+    OneShot,
+    /// It runs for long, and so logs what it does.
+    Service,
+    /// As a service; stdout and the exit codes up to 63 belong to the command that it runs.
+    Run,
+}
 
-    /// Whether it runs for long and so logs what it does.
-    fn is_service(&self) -> bool {
-        false
+impl Command {
+    fn kind(&self) -> Kind {
+        match self {
+            Command::Init(_)
+            | Command::Marker(_)
+            | Command::Doctor(_)
+            | Command::Config(_)
+            | Command::Completions(_)
+            | Command::Man(_) => Kind::OneShot,
+        }
     }
 }
 
@@ -177,7 +189,7 @@ fn refuse(args: &[OsString], error: &clap::Error) -> ExitCode {
 /// Tells that the process could not begin at all.
 pub fn no_runtime(cli: &Cli, error: io::Error) -> ExitCode {
     let error = anyhow::Error::from(error).context("cannot start the threads of the program");
-    let under_run = cli.command.is_run();
+    let under_run = cli.command.kind() == Kind::Run;
     let failure = Failure::from(error);
     failure.tell(Telling {
         format: cli.global.format(),
@@ -199,8 +211,9 @@ fn is_for_run(args: &[OsString]) -> bool {
 /// Runs the command and says how it ended.
 pub async fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
-    let under_run = command.is_run();
-    let mut context = Context::new(global, under_run, command.is_service());
+    let kind = command.kind();
+    let under_run = kind == Kind::Run;
+    let mut context = Context::new(global, kind);
     let outcome = match command {
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
