@@ -86,7 +86,7 @@ pub enum DirIdentity {
         /// Inode number.
         ino: u64,
         /// Birth time, nanoseconds since the epoch.
-        born_ns: Option<i128>,
+        born_ns: Option<i64>,
     },
     /// The storage has no identity to show.
     Unnumbered,

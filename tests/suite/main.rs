@@ -1,4 +1,5 @@
 //! Tests without servers.
 
+mod config;
 #[cfg(test)]
 mod storage;
