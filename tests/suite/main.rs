@@ -2,3 +2,5 @@
 
 mod config;
 mod imports;
+#[cfg(test)]
+mod storage;
