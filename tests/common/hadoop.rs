@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
+use super::warm_up::{archive_path, formatted_path, warm_up};
+
 /// Cheap JVMs: two cores serve several of them. The packages are opened as Hadoop's own start scripts
 /// do on Java 17, and those of Kerberos that Hadoop 2.7 reads by reflection.
 const JVM_FLAGS: [&str; 11] = [
@@ -51,12 +53,11 @@ pub fn cache_dir() -> PathBuf {
 /// An unpacked Hadoop.
 #[derive(Debug, Clone)]
 pub struct Hadoop {
-    /// Its release line.
-    pub version: HadoopVersion,
     home: PathBuf,
+    warm: Option<PathBuf>,
 }
 
-static FETCHED: Mutex<BTreeMap<HadoopVersion, PathBuf>> = Mutex::new(BTreeMap::new());
+static READY: Mutex<BTreeMap<HadoopVersion, Hadoop>> = Mutex::new(BTreeMap::new());
 
 impl Hadoop {
     /// The parts of `version`, fetched now if the cache does not have them.
@@ -64,12 +65,31 @@ impl Hadoop {
     /// # Errors
     /// If they cannot be fetched, with the reason.
     pub fn of(version: HadoopVersion) -> Result<Self> {
-        let mut fetched = FETCHED.lock().unwrap_or_else(PoisonError::into_inner);
-        let home = match fetched.get(&version) {
-            Some(home) => home.clone(),
-            None => fetched.entry(version).or_insert(fetch(version)?).clone(),
+        let mut ready = READY.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hadoop) = ready.get(&version) {
+            return Ok(hadoop.clone());
+        }
+        let mut hadoop = Self {
+            home: fetch(version)?,
+            warm: None,
         };
-        Ok(Self { version, home })
+        let warm = hadoop.home.join(format!("warm-{}", java_fingerprint()?));
+        warm_up(&hadoop, &warm).context("cannot prepare Hadoop for quick starts")?;
+        hadoop.warm = Some(warm);
+        ready.insert(version, hadoop.clone());
+        Ok(hadoop)
+    }
+
+    /// A name directory as `hdfs namenode -format` leaves it.
+    ///
+    /// # Errors
+    /// While Hadoop is being prepared for quick starts.
+    pub fn formatted_name_dir(&self) -> Result<PathBuf> {
+        let warm = self
+            .warm
+            .as_deref()
+            .context("no name directory is formatted yet")?;
+        Ok(formatted_path(warm))
     }
 
     /// The arguments of `java` that run `class` with the configuration in `conf_dir`.
@@ -81,6 +101,11 @@ impl Hadoop {
         }
         let mut args: Vec<OsString> = JVM_FLAGS.iter().map(OsString::from).collect();
         args.push(format!("-Xmx{heap_mb}m").into());
+        if let Some(warm) = &self.warm {
+            let mut flag = OsString::from("-XX:SharedArchiveFile=");
+            flag.push(archive_path(warm, class));
+            args.push(flag);
+        }
         args.push("-cp".into());
         args.push(class_path);
         args.push(class.into());
@@ -94,6 +119,20 @@ pub fn java_program() -> PathBuf {
         Some(home) => Path::new(&home).join("bin/java"),
         None => "java".into(),
     }
+}
+
+/// Changes with every build of Java: a class archive serves only the one that wrote it.
+fn java_fingerprint() -> Result<String> {
+    let output = Command::new(java_program())
+        .arg("-fullversion")
+        .stdin(Stdio::null())
+        .output()
+        .context(
+            "cannot run java: install a JDK or JRE 17 (Debian package openjdk-17-jre-headless)",
+        )?;
+    // Java writes its version to standard error.
+    let digest = blake3::hash(&output.stderr).to_hex();
+    Ok(digest.chars().take(12).collect())
 }
 
 fn fetch(version: HadoopVersion) -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
 use super::node::{Common, DataNode, NameNode};
 use super::ports::Port;
-use super::scratch::{log_dir, scratch_dir};
+use super::scratch::{copy_dir, log_dir, scratch_dir};
 use super::site::{Site, write_conf_dir};
 
 const HOST: &str = "127.0.0.1";
@@ -90,6 +90,7 @@ impl HdfsBuilder {
 
     fn start_in(&self, slot: Option<ClusterSlot>) -> Result<Hdfs> {
         let hadoop = Hadoop::of(self.version)?;
+        let formatted = hadoop.formatted_name_dir()?;
         let dir = scratch_dir("hdfs")?;
         let [rpc, http] = [Port::reserve()?, Port::reserve()?];
         let uri = format!("hdfs://{HOST}:{}", rpc.number());
@@ -134,7 +135,7 @@ impl HdfsBuilder {
             next_dir: AtomicU32::new(0),
             _slot: slot,
         };
-        hdfs.namenode.run_to_end(&["-format", "-nonInteractive"])?;
+        copy_dir(&formatted, hdfs.namenode.name_dir())?;
         hdfs.namenode.start()?;
         for datanode in &hdfs.datanodes {
             datanode.start()?;

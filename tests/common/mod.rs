@@ -15,6 +15,7 @@ pub mod ports;
 pub mod scratch;
 pub mod site;
 pub mod wait;
+pub mod warm_up;
 
 pub use hadoop::HadoopVersion;
 pub use hdfs::{Hdfs, HdfsBuilder};

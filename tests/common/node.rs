@@ -17,8 +17,10 @@ use super::site::{Site, write_conf_dir};
 
 /// A start takes about 2 s on an idle machine; tests share it with others.
 pub const START_DEADLINE: Duration = Duration::from_mins(2);
-const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
-const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
+/// The NameNode's main class.
+pub const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
+/// The DataNode's main class.
+pub const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
 
 /// What the servers of one cluster have in common.
 #[derive(Debug, Clone)]
@@ -42,8 +44,12 @@ pub struct Common {
 }
 
 impl Common {
+    fn conf_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-conf"))
+    }
+
     fn launch(&self, name: &str, class: &str, own: &Site) -> Result<Launch> {
-        let conf_dir = self.dir.join(format!("{name}-conf"));
+        let conf_dir = self.conf_dir(name);
         let mut hdfs = self.hdfs.clone();
         hdfs.merge(own);
         write_conf_dir(&conf_dir, &self.core, &hdfs)?;
@@ -178,6 +184,8 @@ macro_rules! delegate_to_server {
 #[derive(Debug)]
 pub struct NameNode {
     server: Server,
+    conf_dir: PathBuf,
+    name_dir: PathBuf,
     host: String,
     rpc: Port,
     http: Port,
@@ -187,7 +195,7 @@ delegate_to_server!(NameNode);
 
 impl NameNode {
     /// Prepares a NameNode that listens on `host` (a name or address of the loopback interface). Its
-    /// name directory is formatted by [`NameNode::format`].
+    /// name directory has to be filled before it starts.
     ///
     /// # Errors
     /// If its configuration cannot be written.
@@ -198,6 +206,7 @@ impl NameNode {
         [rpc, http]: [Port; 2],
         own: &Site,
     ) -> Result<Self> {
+        let name_dir = common.dir.join(name);
         let mut site = Site::default();
         site.set(
             "dfs.namenode.rpc-address",
@@ -209,11 +218,13 @@ impl NameNode {
         )
         .set(
             "dfs.namenode.name.dir",
-            format!("file://{}", common.dir.join(name).display()),
+            format!("file://{}", name_dir.display()),
         )
         .merge(own);
         Ok(Self {
             server: Server::new(common.launch(name, NAMENODE, &site)?),
+            conf_dir: common.conf_dir(name),
+            name_dir,
             host: host.to_owned(),
             rpc,
             http,
@@ -235,14 +246,14 @@ impl NameNode {
         self.http.number()
     }
 
-    /// Runs the NameNode's program to its end with `args`: `-format`, `-bootstrapStandby`, ...
-    ///
-    /// # Errors
-    /// If it cannot be run or its exit code is not 0.
-    pub fn run_to_end(&self, args: &[&str]) -> Result<()> {
-        let mut launch = self.server.launch.clone();
-        launch.args.extend(args.iter().map(OsString::from));
-        Daemon::start(&launch)?.await_success(START_DEADLINE)
+    /// The configuration directory of the NameNode itself.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+
+    /// Where it keeps its image and edits.
+    pub fn name_dir(&self) -> &Path {
+        &self.name_dir
     }
 
     /// What it says about itself; `None` while it does not answer.
