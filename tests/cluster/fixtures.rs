@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use tokio::time::timeout;
 
-use crate::common::{Hdfs, wait_until_async};
+use crate::common::{HadoopVersion, Hdfs, wait_until_async};
 
 const CALL: Duration = Duration::from_secs(5);
 /// Far longer than any answer of a server that answers, short for a test.
@@ -85,6 +85,26 @@ async fn a_private_cluster_can_be_hung_killed_and_restarted() -> Result<()> {
     println!("a DataNode was ready again after {:?}", start.elapsed());
     write(&client, "/c", "hello").await??;
     assert_eq!(hdfs.dfs(&["-cat", "/a", "/c"])?, "hellohello");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_oldest_hadoop_works_alike() -> Result<()> {
+    let start = Instant::now();
+    let hdfs = Hdfs::builder().version(HadoopVersion::V2_7).start()?;
+    println!("Hadoop 2.7 was ready after {:?}", start.elapsed());
+    let client = connect(hdfs.nn_uri())?;
+    write(&client, "/a", "hello").await??;
+    hdfs.restart_datanode(0)?;
+    hdfs.restart_namenode()?;
+    // The old client has not yet noticed that its connection is gone.
+    let client = connect(hdfs.nn_uri())?;
+    write(&client, "/b", "hello").await??;
+    assert_eq!(hdfs.dfs(&["-cat", "/a", "/b"])?, "hellohello");
+    let version = hdfs
+        .client()
+        .succeed("org.apache.hadoop.util.VersionInfo", &[])?;
+    assert!(version.starts_with("Hadoop 2.7."), "{version}");
     Ok(())
 }
 

@@ -8,11 +8,14 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-use super::warm_up::{archive_path, formatted_path, warm_up};
+use super::warm_up::{archive_for, formatted_path, warm_up};
 
 /// Cheap JVMs: two cores serve several of them. The packages are opened as Hadoop's own start scripts
 /// do on Java 17, and those of Kerberos that Hadoop 2.7 reads by reflection.
-const JVM_FLAGS: [&str; 11] = [
+const JVM_FLAGS: [&str; 13] = [
+    // A JVM's own warnings would go to standard output, among what a tool prints.
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
     "-Xshare:auto",
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
@@ -101,9 +104,13 @@ impl Hadoop {
         }
         let mut args: Vec<OsString> = JVM_FLAGS.iter().map(OsString::from).collect();
         args.push(format!("-Xmx{heap_mb}m").into());
-        if let Some(warm) = &self.warm {
+        if let Some(archive) = self
+            .warm
+            .as_deref()
+            .and_then(|warm| archive_for(warm, class))
+        {
             let mut flag = OsString::from("-XX:SharedArchiveFile=");
-            flag.push(archive_path(warm, class));
+            flag.push(archive);
             args.push(flag);
         }
         args.push("-cp".into());

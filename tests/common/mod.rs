@@ -1,7 +1,8 @@
 //! Real servers and small tools that both test binaries start.
 //!
 //! All fixtures are blocking, so that plain tests, async tests and a fixture shared by all tests of a
-//! binary can use them alike. Every wait has a deadline, every server dies with the test process, and
+//! binary can use them alike; an async test whose own tasks have to go on meanwhile uses the
+//! multi-threaded runtime (`#[tokio::test(flavor = "multi_thread")]`). Every wait has a deadline, every server dies with the test process, and
 //! what it leaves on disk is removed then.
 
 pub mod client;

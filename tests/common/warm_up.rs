@@ -45,8 +45,16 @@ pub fn warm_up(cold: &Hadoop, into: &Path) -> Result<()> {
     fs::rename(work.keep(), into).with_context(|| format!("cannot make {}", into.display()))
 }
 
-/// The archive of the classes that `class` loads, in the directory made by [`warm_up`].
-pub fn archive_path(warm: &Path, class: &str) -> PathBuf {
+/// The archive that serves `class` best, in the directory made by [`warm_up`]: its own, or the one of
+/// a tool that loads much the same.
+pub fn archive_for(warm: &Path, class: &str) -> Option<PathBuf> {
+    [class, FS_SHELL]
+        .into_iter()
+        .map(|class| archive_path(warm, class))
+        .find(|path| path.exists())
+}
+
+fn archive_path(warm: &Path, class: &str) -> PathBuf {
     let name = class.rsplit('.').next().unwrap_or(class);
     warm.join(format!("{name}.jsa"))
 }
