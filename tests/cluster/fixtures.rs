@@ -9,7 +9,7 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use tokio::time::timeout;
 
 use crate::common::client::{ToolOutput, run_program};
-use crate::common::{HadoopVersion, Hdfs, SecureHdfs, wait_until_async};
+use crate::common::{HaHdfs, HadoopVersion, Hdfs, SecureHdfs, wait_until_async};
 
 const CALL: Duration = Duration::from_secs(5);
 /// Far longer than any answer of a server that answers, short for a test.
@@ -212,5 +212,49 @@ fn a_kerberos_cluster_takes_tickets_and_tokens_and_nothing_else() -> Result<()> 
     let with_token = vec![("HADOOP_TOKEN_FILE_LOCATION".into(), token.into())];
     let tools = secure.client_with(None).with_env(with_token);
     assert!(tools.dfs(&["-ls", &dir])?.contains("alice"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_nameservice_fails_over() -> Result<()> {
+    let start = Instant::now();
+    let ha = HaHdfs::start()?;
+    println!("two NameNodes were ready after {:?}", start.elapsed());
+    assert_eq!(ha.active(), Some(0));
+    ha.client().dfs(&["-touchz", "/a"])?;
+
+    let start = Instant::now();
+    ha.fail_over(1)?;
+    println!("a failover took {:?}", start.elapsed());
+    assert_eq!(ha.active(), Some(1));
+    let one = |index: usize| connect(&format!("hdfs://{}", ha.namenodes()[index].address()));
+    let class = refusal(timeout(CALL, one(0)?.get_file_info("/a")).await?)?;
+    assert!(class.ends_with("StandbyException"), "{class}");
+    timeout(CALL, one(1)?.get_file_info("/a")).await??;
+
+    // The active one hangs and is replaced; when it goes on, it still answers reads.
+    ha.namenodes()[1].suspend()?;
+    let start = Instant::now();
+    ha.fail_over(0)?;
+    println!("a failover from a hung NameNode took {:?}", start.elapsed());
+    timeout(CALL, one(0)?.delete("/a", false)).await??;
+    ha.namenodes()[1].resume()?;
+    timeout(CALL, one(1)?.get_file_info("/a")).await??;
+    let gone = timeout(CALL, one(0)?.get_file_info("/a")).await?;
+    assert!(matches!(gone, Err(HdfsError::FileNotFound(_))), "{gone:?}");
+    // Its first edit is refused by the journal, and it ends.
+    let late = timeout(
+        Duration::from_secs(30),
+        one(1)?.mkdirs("/late", 0o755, true),
+    )
+    .await?;
+    assert!(late.is_err(), "{late:?}");
+
+    ha.namenodes()[0].kill()?;
+    assert_eq!(ha.active(), None);
+    ha.restart_namenode(1)?;
+    ha.make_active(1)?;
+    assert!(!ha.client().try_dfs(&["-test", "-e", "/late"])?.is_ok());
+    ha.client().dfs(&["-touchz", "/b"])?;
     Ok(())
 }

@@ -58,6 +58,11 @@ impl HadoopClient {
         }
     }
 
+    /// What clients take as `HADOOP_CONF_DIR`.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+
     /// The same tools with more in their environment.
     #[must_use]
     pub fn with_env(&self, env: Vec<(OsString, OsString)>) -> Self {

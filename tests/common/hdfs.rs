@@ -1,7 +1,7 @@
 //! A NameNode with DataNodes on loopback ports.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -162,9 +162,8 @@ impl HdfsBuilder {
             .map(|index| DataNode::prepare(&common, &format!("datanode{index}"), host))
             .collect::<Result<Vec<_>>>()?;
         let hdfs = Hdfs {
-            client: HadoopClient::new(hadoop, conf_dir.clone(), self.env.clone())
+            client: HadoopClient::new(hadoop, conf_dir, self.env.clone())
                 .with_jvm_flags(&self.jvm_flags),
-            conf_dir,
             uri,
             namenode,
             datanodes,
@@ -210,7 +209,6 @@ pub fn server_hdfs_site() -> Site {
 #[derive(Debug)]
 pub struct Hdfs {
     client: HadoopClient,
-    conf_dir: PathBuf,
     uri: String,
     namenode: NameNode,
     datanodes: Vec<DataNode>,
@@ -259,7 +257,7 @@ impl Hdfs {
 
     /// What clients take as `HADOOP_CONF_DIR`.
     pub fn conf_dir(&self) -> &Path {
-        &self.conf_dir
+        self.client.conf_dir()
     }
 
     /// The NameNode, to be killed, suspended, looked at.
@@ -381,6 +379,6 @@ impl Hdfs {
 
     /// The environment in which a child process finds this cluster as its default file system.
     pub fn env(&self) -> Vec<(OsString, OsString)> {
-        vec![("HADOOP_CONF_DIR".into(), self.conf_dir.clone().into())]
+        vec![("HADOOP_CONF_DIR".into(), self.conf_dir().into())]
     }
 }

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod cluster_slot;
 pub mod daemon;
+pub mod ha;
 pub mod hadoop;
 pub mod hdfs;
 pub mod jmx;
@@ -20,6 +21,7 @@ pub mod site;
 pub mod wait;
 pub mod warm_up;
 
+pub use ha::HaHdfs;
 pub use hadoop::HadoopVersion;
 pub use hdfs::{Hdfs, HdfsBuilder};
 pub use kdc::Kdc;
