@@ -100,7 +100,7 @@ pub(super) enum Request {
     Done,
 }
 
-fn lease_policy(ttl: Duration) -> LeasePolicy {
+pub(super) fn lease_policy(ttl: Duration) -> LeasePolicy {
     LeasePolicy {
         ttl,
         owner_has_ended: |owner| {

@@ -31,8 +31,14 @@ pub(super) fn identify_dir(dir: &StoragePath) -> Result<DirIdentity, Refusal> {
     let inside = format!("{dir}/.");
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let found = rustix::fs::statx(CWD, inside, AtFlags::empty(), wanted).map_err(Refusal::read)?;
-    let born_ns = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
-        .then(|| found.stx_btime.tv_sec * 1_000_000_000 + i64::from(found.stx_btime.tv_nsec));
+    let is_known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let born = found.stx_btime;
+    let born_ns = is_known
+        .then(|| {
+            let whole = born.tv_sec.checked_mul(1_000_000_000)?;
+            whole.checked_add(i64::from(born.tv_nsec))
+        })
+        .flatten();
     Ok(DirIdentity::Inode {
         dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
         ino: found.stx_ino,

@@ -15,8 +15,10 @@ use super::wait::wait_until;
 
 const TOOL_DEADLINE: Duration = Duration::from_mins(2);
 const TOOL_HEAP_MB: u32 = 256;
-const FS_SHELL: &str = "org.apache.hadoop.fs.FsShell";
-const DFS_ADMIN: &str = "org.apache.hadoop.hdfs.tools.DFSAdmin";
+/// The class behind `hdfs dfs`.
+pub const FS_SHELL: &str = "org.apache.hadoop.fs.FsShell";
+/// The class behind `hdfs dfsadmin`.
+pub const DFS_ADMIN: &str = "org.apache.hadoop.hdfs.tools.DFSAdmin";
 
 /// What a tool printed and how it ended.
 #[derive(Debug, Clone)]
@@ -42,6 +44,7 @@ pub struct HadoopClient {
     hadoop: Hadoop,
     conf_dir: PathBuf,
     env: Vec<(OsString, OsString)>,
+    jvm_flags: Vec<OsString>,
 }
 
 impl HadoopClient {
@@ -51,7 +54,29 @@ impl HadoopClient {
             hadoop,
             conf_dir,
             env,
+            jvm_flags: Vec::new(),
         }
+    }
+
+    /// What clients take as `HADOOP_CONF_DIR`.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+
+    /// The same tools with more in their environment.
+    #[must_use]
+    pub fn with_env(&self, env: Vec<(OsString, OsString)>) -> Self {
+        let mut with = self.clone();
+        with.env.extend(env);
+        with
+    }
+
+    /// The same tools with more flags for their JVM.
+    #[must_use]
+    pub fn with_jvm_flags(&self, flags: &[OsString]) -> Self {
+        let mut with = self.clone();
+        with.jvm_flags.extend_from_slice(flags);
+        with
     }
 
     /// What `hdfs dfs <args>` prints.
@@ -108,7 +133,8 @@ impl HadoopClient {
     /// # Errors
     /// If it cannot be run, or does not end within two minutes.
     pub fn run(&self, class: &str, args: &[&str], env: &[(&str, &str)]) -> Result<ToolOutput> {
-        let mut java = self.hadoop.java_args(&self.conf_dir, TOOL_HEAP_MB, class);
+        let mut java = self.jvm_flags.clone();
+        java.extend(self.hadoop.java_args(&self.conf_dir, TOOL_HEAP_MB, class));
         java.extend(args.iter().map(OsString::from));
         run_program(
             &java_program(),

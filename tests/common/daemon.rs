@@ -122,25 +122,6 @@ impl Daemon {
         }
     }
 
-    /// Waits until a program that ends by itself has done so.
-    ///
-    /// # Errors
-    /// If its exit code is not 0, or after `deadline`; with the end of its log.
-    pub fn await_success(&mut self, deadline: Duration) -> Result<()> {
-        let mut ended = None;
-        let what = format!("{} ends", self.name);
-        wait_until(deadline, &what, || {
-            ended = self.exit_status();
-            ended.is_some()
-        })
-        .with_context(|| self.log_tail())?;
-        match ended {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("{} ended with {status}{}", self.name, self.log_tail()),
-            None => bail!("{} has no exit status", self.name),
-        }
-    }
-
     /// Sends a signal to the server.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,8 +18,13 @@ use super::site::{Site, write_conf_dir};
 
 /// A start takes about 2 s on an idle machine; tests share it with others.
 pub const START_DEADLINE: Duration = Duration::from_mins(2);
-const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
-const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
+/// The NameNode's main class.
+pub const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
+/// The DataNode's main class.
+pub const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
+
+/// The JournalNode's main class.
+pub const JOURNALNODE: &str = "org.apache.hadoop.hdfs.qjournal.server.JournalNode";
 
 /// What the servers of one cluster have in common.
 #[derive(Debug, Clone)]
@@ -42,8 +48,12 @@ pub struct Common {
 }
 
 impl Common {
+    fn conf_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-conf"))
+    }
+
     fn launch(&self, name: &str, class: &str, own: &Site) -> Result<Launch> {
-        let conf_dir = self.dir.join(format!("{name}-conf"));
+        let conf_dir = self.conf_dir(name);
         let mut hdfs = self.hdfs.clone();
         hdfs.merge(own);
         write_conf_dir(&conf_dir, &self.core, &hdfs)?;
@@ -178,6 +188,8 @@ macro_rules! delegate_to_server {
 #[derive(Debug)]
 pub struct NameNode {
     server: Server,
+    conf_dir: PathBuf,
+    name_dir: PathBuf,
     host: String,
     rpc: Port,
     http: Port,
@@ -187,7 +199,7 @@ delegate_to_server!(NameNode);
 
 impl NameNode {
     /// Prepares a NameNode that listens on `host` (a name or address of the loopback interface). Its
-    /// name directory is formatted by [`NameNode::format`].
+    /// name directory has to be filled before it starts.
     ///
     /// # Errors
     /// If its configuration cannot be written.
@@ -198,6 +210,7 @@ impl NameNode {
         [rpc, http]: [Port; 2],
         own: &Site,
     ) -> Result<Self> {
+        let name_dir = common.dir.join(name);
         let mut site = Site::default();
         site.set(
             "dfs.namenode.rpc-address",
@@ -209,11 +222,13 @@ impl NameNode {
         )
         .set(
             "dfs.namenode.name.dir",
-            format!("file://{}", common.dir.join(name).display()),
+            format!("file://{}", name_dir.display()),
         )
         .merge(own);
         Ok(Self {
             server: Server::new(common.launch(name, NAMENODE, &site)?),
+            conf_dir: common.conf_dir(name),
+            name_dir,
             host: host.to_owned(),
             rpc,
             http,
@@ -235,14 +250,14 @@ impl NameNode {
         self.http.number()
     }
 
-    /// Runs the NameNode's program to its end with `args`: `-format`, `-bootstrapStandby`, ...
-    ///
-    /// # Errors
-    /// If it cannot be run or its exit code is not 0.
-    pub fn run_to_end(&self, args: &[&str]) -> Result<()> {
-        let mut launch = self.server.launch.clone();
-        launch.args.extend(args.iter().map(OsString::from));
-        Daemon::start(&launch)?.await_success(START_DEADLINE)
+    /// The configuration directory of the NameNode itself.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+
+    /// Where it keeps its image and edits.
+    pub fn name_dir(&self) -> &Path {
+        &self.name_dir
     }
 
     /// What it says about itself; `None` while it does not answer.
@@ -256,10 +271,73 @@ impl NameNode {
     /// If it ends, or is not ready in time; with the end of its log.
     pub fn await_ready(&self, datanodes: usize) -> Result<()> {
         let what = format!("the NameNode is out of safe mode and can use {datanodes} DataNodes");
-        self.server.await_ready(&what, || {
-            self.state()
-                .is_some_and(|state| !state.safe_mode && state.usable_datanodes >= datanodes)
+        self.await_state(&what, |state| {
+            !state.safe_mode && state.usable_datanodes >= datanodes
         })
+    }
+
+    /// Waits until it says what `condition` asks for; `what` names that in errors.
+    ///
+    /// # Errors
+    /// If it ends, or does not say so in time; with the end of its log.
+    pub fn await_state(
+        &self,
+        what: &str,
+        condition: impl Fn(&jmx::NameNodeState) -> bool,
+    ) -> Result<()> {
+        self.server
+            .await_ready(what, || self.state().as_ref().is_some_and(&condition))
+    }
+}
+
+/// A JournalNode: keeps the edits that two NameNodes share.
+#[derive(Debug)]
+pub struct JournalNode {
+    server: Server,
+    rpc: Port,
+    _http: Port,
+}
+
+delegate_to_server!(JournalNode);
+
+impl JournalNode {
+    /// Prepares a JournalNode that listens on 127.0.0.1.
+    ///
+    /// # Errors
+    /// If its configuration cannot be written.
+    pub fn prepare(common: &Common, name: &str) -> Result<Self> {
+        let [rpc, http] = [Port::reserve()?, Port::reserve()?];
+        let mut site = Site::default();
+        site.set(
+            "dfs.journalnode.rpc-address",
+            format!("127.0.0.1:{}", rpc.number()),
+        )
+        .set(
+            "dfs.journalnode.http-address",
+            format!("127.0.0.1:{}", http.number()),
+        )
+        .set("dfs.journalnode.edits.dir", common.dir.join(name).display());
+        Ok(Self {
+            server: Server::new(common.launch(name, JOURNALNODE, &site)?),
+            rpc,
+            _http: http,
+        })
+    }
+
+    /// The port on which NameNodes write edits.
+    pub fn port(&self) -> u16 {
+        self.rpc.number()
+    }
+
+    /// Waits until it takes connections.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready in time; with the end of its log.
+    pub fn await_ready(&self) -> Result<()> {
+        self.server
+            .await_ready("the JournalNode takes connections", || {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
+            })
     }
 }
 

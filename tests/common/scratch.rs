@@ -93,6 +93,25 @@ fn create_base() -> Result<Base> {
     })
 }
 
+/// Copies a directory tree of plain files and directories.
+///
+/// # Errors
+/// If something cannot be read or written.
+pub fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)
+                .with_context(|| format!("cannot copy to {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Names begin with the time, so their order is their age. Two processes may do this at once.
 fn remove_old_logs(all_logs: &Path) -> Result<()> {
     let mut runs = fs::read_dir(all_logs)?
