@@ -1,1 +1,8 @@
 //! Tests without servers.
+
+#[cfg(test)]
+mod config;
+#[cfg(test)]
+mod imports;
+#[cfg(test)]
+mod storage;
