@@ -1,6 +1,8 @@
 //! Tests without servers.
 
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod imports;

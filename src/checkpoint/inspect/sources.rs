@@ -18,7 +18,7 @@ pub struct SourceReport {
     pub source: String,
     /// Its kind, as its offsets show it.
     pub kind: OffsetKind,
-    /// Where the last planned batch ends.
+    /// Where the last planned batch ends; null if its offsets cannot be read, or are none yet.
     pub planned_offset: Value,
     /// Where the last committed batch ends; null if its offsets are not there.
     pub committed_offset: Value,
@@ -30,7 +30,8 @@ pub(super) fn report_sources(contents: &Contents) -> Vec<SourceReport> {
     let content = |batch: Option<BatchId>| contents.offsets.content(batch?);
     let planned = content(contents.offsets.newest());
     let committed = content(contents.commits.newest());
-    let Some(newest) = planned.or(committed) else {
+    // The newest may be damaged; an older one still tells the sources.
+    let Some((_, newest)) = contents.offsets.newest_content() else {
         return Vec::new();
     };
     newest
