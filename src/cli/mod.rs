@@ -111,6 +111,16 @@ impl Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch the markers of all configured jobs and act on them
+    Watch(cmd::watch::WatchArgs),
+    /// Run a command as a job, and stop it when its marker goes
+    Run(Box<cmd::run::RunArgs>),
+    /// Wait for a marker or for a job
+    Wait(cmd::wait::WaitArgs),
+    /// Stop a job and wait for its receipt
+    Stop(cmd::stop::StopArgs),
+    /// Show what runs, and which stops are under way
+    Status(cmd::status::StatusArgs),
     /// Make a control directory
     Init(cmd::init::InitArgs),
     /// Make, remove and look at markers, on local disk or HDFS
@@ -139,7 +149,12 @@ pub enum Kind {
 impl Command {
     fn kind(&self) -> Kind {
         match self {
-            Command::Init(_)
+            Command::Watch(_) => Kind::Service,
+            Command::Run(_) => Kind::Run,
+            Command::Wait(_)
+            | Command::Stop(_)
+            | Command::Status(_)
+            | Command::Init(_)
             | Command::Marker(_)
             | Command::Doctor(_)
             | Command::Config(_)
@@ -215,6 +230,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let under_run = kind == Kind::Run;
     let mut context = Context::new(global, kind);
     let outcome = match command {
+        Command::Watch(args) => cmd::watch::run(args, &mut context).await,
+        Command::Run(args) => cmd::run::run(*args, &mut context).await,
+        Command::Wait(args) => cmd::wait::run(args, &mut context).await,
+        Command::Stop(args) => cmd::stop::run(args, &mut context).await,
+        Command::Status(args) => cmd::status::run(args, &mut context).await,
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,
