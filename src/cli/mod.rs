@@ -9,6 +9,7 @@ pub mod exit;
 pub mod failure;
 mod log;
 pub mod output;
+pub mod reference;
 pub mod target;
 
 use std::ffi::OsString;
@@ -108,20 +109,15 @@ impl Global {
     }
 }
 
-/// The commands.
+// Without comments on the variants: clap would take them for the descriptions, which stand with the
+// arguments of each command.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Make a control directory
+pub(crate) enum Command {
     Init(cmd::init::InitArgs),
-    /// Make, remove and look at markers, on local disk or HDFS
     Marker(cmd::marker::MarkerArgs),
-    /// Check whether stepdown can work here
     Doctor(cmd::doctor::DoctorArgs),
-    /// Check, show and explain the configuration
     Config(cmd::config::ConfigArgs),
-    /// Write the completions of a shell
     Completions(cmd::completions::CompletionsArgs),
-    /// Write man pages
     Man(cmd::man::ManArgs),
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::config::duration::parse as duration;
 use crate::model::JobName;
 
-/// Shows what runs, which markers are there, which stops are under way
+/// Show what runs, which markers are there, which stops are under way
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::config::duration::parse as duration;
 use crate::model::{JobName, Slot};
 
-/// Stops a job: removes its marker, waits for the receipt, says clean, dirty or unproven
+/// Stop a job: remove its marker, wait for the receipt, say clean, dirty or unproven
 ///
 /// Repeatable: a job that is stopping already is waited for. Where no `watch` or `run` looks after
 /// the job, this command does so itself until the job is stopped. Exit code 0 clean or unproven, 3

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::model::JobName;
 
-/// Watches the markers of all configured jobs and acts on them
+/// Watch the markers of all configured jobs and act on them
 ///
 /// Runs until it is told to end. The first SIGTERM or SIGINT lets what has begun come to a safe point,
 /// the second ends it at once; the jobs are not touched by either. SIGHUP reads the configuration
