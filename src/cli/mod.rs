@@ -9,6 +9,7 @@ pub mod exit;
 pub mod failure;
 mod log;
 pub mod output;
+pub mod reference;
 pub mod target;
 
 use std::ffi::OsString;
@@ -108,30 +109,20 @@ impl Global {
     }
 }
 
-/// The commands.
+// Without comments on the variants: clap would take them for the descriptions, which stand with the
+// arguments of each command.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Watch the markers of all configured jobs and act on them
+pub(crate) enum Command {
     Watch(cmd::watch::WatchArgs),
-    /// Run a command as a job, and stop it when its marker goes
     Run(Box<cmd::run::RunArgs>),
-    /// Wait for a marker or for a job
     Wait(cmd::wait::WaitArgs),
-    /// Stop a job and wait for its receipt
     Stop(cmd::stop::StopArgs),
-    /// Show what runs, and which stops are under way
     Status(cmd::status::StatusArgs),
-    /// Make a control directory
     Init(cmd::init::InitArgs),
-    /// Make, remove and look at markers, on local disk or HDFS
     Marker(cmd::marker::MarkerArgs),
-    /// Check whether stepdown can work here
     Doctor(cmd::doctor::DoctorArgs),
-    /// Check, show and explain the configuration
     Config(cmd::config::ConfigArgs),
-    /// Write the completions of a shell
     Completions(cmd::completions::CompletionsArgs),
-    /// Write man pages
     Man(cmd::man::ManArgs),
 }
 

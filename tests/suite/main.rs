@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod docs_current;
+#[cfg(test)]
 mod imports;
 #[cfg(test)]
 mod storage;

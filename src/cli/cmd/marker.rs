@@ -14,7 +14,7 @@ use crate::control::{DocumentError, SENTINEL, load};
 use crate::marker::file::MarkerNote;
 use crate::storage::{Depth, ErrorKind, FileKind, FileStat, Removal, Storage, StorageUri, Touched};
 
-/// Makes, removes and looks at markers, on local disk or HDFS
+/// Make, remove and look at markers, on local disk or HDFS
 #[derive(Debug, Clone, Args)]
 pub struct MarkerArgs {
     #[command(subcommand)]

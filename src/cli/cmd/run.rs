@@ -29,7 +29,7 @@ use crate::storage::{StoragePath, StorageUri};
 /// How long after its command's end `run` tries to write the receipt.
 const RECEIPT_DEADLINE: Duration = Duration::from_mins(5);
 
-/// Runs a command as a job: makes its marker, stops it when the marker goes, writes the receipt
+/// Run a command as a job: make its marker, stop it when the marker goes, write the receipt
 ///
 /// The command has stdin, stdout and its own process group; signals that stepdown gets are passed on
 /// once. When the command ends, its exit code becomes stepdown's; codes from 64 on are stepdown's own

@@ -31,7 +31,7 @@ use crate::storage::StorageUri;
 /// How many slots are looked at at once.
 const LOOKS_AT_ONCE: usize = 16;
 
-/// Shows what runs, which markers are there, which stops are under way
+/// Show what runs, which markers are there, which stops are under way
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:

@@ -26,7 +26,7 @@ use crate::storage::StorageUri;
 /// What the way from the marker to the receipt may take beside the drain itself.
 const SLACK: Duration = Duration::from_mins(1);
 
-/// Stops a job: removes its marker, waits for the receipt, says clean, dirty or unproven
+/// Stop a job: remove its marker, wait for the receipt, say clean, dirty or unproven
 ///
 /// Repeatable: a job that is stopping already is waited for. Where no `watch` or `run` looks after
 /// the job, this command does so itself until the job is stopped. Exit code 0 clean or unproven, 3

@@ -19,7 +19,7 @@ use crate::marker::{MarkerPolicy, Trigger};
 use crate::model::{AttemptId, Slot};
 use crate::storage::{StoragePath, StorageUri};
 
-/// Waits for a marker to come or go, or for a job to run or to be stopped
+/// Wait for a marker to come or go, or for a job to run or to be stopped
 ///
 /// A marker that is waited for to be gone must be seen once: exit code 7 if it is not there at the
 /// start. Errors are waited out, they are never taken for an absence. A job that is waited for to be

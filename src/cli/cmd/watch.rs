@@ -25,7 +25,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Pause between two looks at the daemon's own health, where no watchdog asks for less.
 const HEALTH: Duration = Duration::from_secs(5);
 
-/// Watches the markers of all configured jobs and acts on them
+/// Watch the markers of all configured jobs and act on them
 ///
 /// Runs until it is told to end. The first SIGTERM or SIGINT lets what has begun come to a safe point,
 /// the second ends it at once; the jobs are not touched by either. SIGHUP reads the configuration
