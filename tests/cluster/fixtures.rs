@@ -2,6 +2,8 @@
 //! crate and Hadoop's own tools.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,7 +11,12 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use tokio::time::timeout;
 
 use crate::common::client::{ToolOutput, run_program};
-use crate::common::{HaHdfs, HadoopVersion, Hdfs, SecureHdfs, wait_until_async};
+use crate::common::isolated::{run_inside, set_loopback};
+use crate::common::scratch::scratch_dir;
+use crate::common::{
+    CutProxy, HaHdfs, HadoopVersion, Hdfs, Lost, SecureHdfs, Traffic, isolated, wait_until,
+    wait_until_async,
+};
 
 const CALL: Duration = Duration::from_secs(5);
 /// Far longer than any answer of a server that answers, short for a test.
@@ -162,6 +169,7 @@ fn run_in_child(test: &str, path: &str, env: Vec<(OsString, OsString)>) -> Resul
         &std::env::current_exe()?,
         &args,
         env.into_iter().chain([path]),
+        CALL * 6,
     )
 }
 
@@ -249,6 +257,11 @@ async fn a_nameservice_fails_over() -> Result<()> {
     )
     .await?;
     assert!(late.is_err(), "{late:?}");
+    wait_until(
+        Duration::from_secs(30),
+        "the replaced NameNode ends",
+        || !ha.namenodes()[1].is_running(),
+    )?;
 
     ha.namenodes()[0].kill()?;
     assert_eq!(ha.active(), None);
@@ -257,4 +270,76 @@ async fn a_nameservice_fails_over() -> Result<()> {
     assert!(!ha.client().try_dfs(&["-test", "-e", "/late"])?.is_ok());
     ha.client().dfs(&["-touchz", "/b"])?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_proxy_holds_drops_and_loses_calls() -> Result<()> {
+    let hdfs = Hdfs::shared()?;
+    let dir = hdfs.fresh_dir("proxy")?;
+    let proxy = CutProxy::start(hdfs.namenode().port())?;
+    let direct = connect(hdfs.nn_uri())?;
+    let client = connect(&proxy.nn_uri())?;
+    let exists = async |path: &str| match timeout(CALL, direct.get_file_info(path)).await? {
+        Ok(_) => Ok(true),
+        Err(HdfsError::FileNotFound(_)) => Ok(false),
+        Err(other) => Err(anyhow::Error::from(other)),
+    };
+    timeout(CALL, client.get_file_info(&dir)).await??;
+
+    proxy.set(Traffic::Hold);
+    assert!(timeout(HUNG, client.get_file_info(&dir)).await.is_err());
+    proxy.set(Traffic::Pass);
+    timeout(CALL, client.get_file_info(&dir)).await??;
+
+    proxy.set(Traffic::Drop);
+    let dropped = timeout(CALL, client.get_file_info(&dir)).await?;
+    assert!(matches!(dropped, Err(HdfsError::IOError(_))), "{dropped:?}");
+    proxy.set(Traffic::Pass);
+    timeout(CALL, client.get_file_info(&dir)).await??;
+
+    for (lost, done) in [(Lost::Answer, true), (Lost::Request, false)] {
+        let made = format!("{dir}/{lost:?}");
+        proxy.lose_next("mkdirs", lost);
+        timeout(CALL, client.get_file_info(&dir)).await??;
+        let unknown = timeout(CALL, client.mkdirs(&made, 0o755, false)).await?;
+        assert!(matches!(unknown, Err(HdfsError::IOError(_))), "{unknown:?}");
+        assert_eq!(exists(&made).await?, done);
+    }
+    assert_eq!(proxy.cuts(), 2);
+
+    let conf = format!("fs.defaultFS={}", proxy.nn_uri());
+    hdfs.dfs(&["-D", &conf, "-test", "-d", "/"])?;
+    let conf_dir = proxy.conf_dir(hdfs)?;
+    let before = proxy.accepted();
+    let by_conf = ClientBuilder::new()
+        .with_config_dir(&*conf_dir.to_string_lossy())
+        .build()?;
+    timeout(CALL, by_conf.get_file_info(&dir)).await??;
+    assert_eq!(proxy.accepted(), before + 1);
+    Ok(())
+}
+
+#[test]
+fn an_isolated_test_has_a_network_and_mounts_to_lose() -> Result<()> {
+    isolated(
+        "fixtures::an_isolated_test_has_a_network_and_mounts_to_lose",
+        || {
+            let dir = scratch_dir("mount")?;
+            let dir_name = dir.to_str().context("not UTF-8")?;
+            run_inside("mount", &["-t", "tmpfs", "tmpfs", dir_name])?;
+            std::fs::write(dir.join("marker"), "")?;
+            run_inside("umount", &[dir_name])?;
+            assert!(!dir.join("marker").exists());
+
+            let server = TcpListener::bind("127.0.0.1:0")?;
+            let address = server.local_addr()?;
+            let connect = || TcpStream::connect_timeout(&address, HUNG);
+            connect()?;
+            set_loopback(false)?;
+            assert_eq!(connect().unwrap_err().kind(), ErrorKind::TimedOut);
+            set_loopback(true)?;
+            connect()?;
+            Ok(())
+        },
+    )
 }

@@ -13,7 +13,8 @@ use super::daemon::{leashed, spawn_leashed};
 use super::hadoop::{Hadoop, java_program};
 use super::wait::wait_until;
 
-const TOOL_DEADLINE: Duration = Duration::from_mins(2);
+/// Far longer than any tool takes here.
+pub const TOOL_DEADLINE: Duration = Duration::from_mins(2);
 const TOOL_HEAP_MB: u32 = 256;
 /// The class behind `hdfs dfs`.
 pub const FS_SHELL: &str = "org.apache.hadoop.fs.FsShell";
@@ -143,6 +144,7 @@ impl HadoopClient {
                 .iter()
                 .cloned()
                 .chain(env.iter().map(|(key, value)| (key.into(), value.into()))),
+            TOOL_DEADLINE,
         )
     }
 }
@@ -150,11 +152,12 @@ impl HadoopClient {
 /// Runs a program to its end, with nothing on its standard input.
 ///
 /// # Errors
-/// If it cannot be started, or does not end within two minutes; it is killed then.
+/// If it cannot be started, or does not end before `deadline`; it is killed then.
 pub fn run_program(
     program: &Path,
     args: &[OsString],
     env: impl Iterator<Item = (OsString, OsString)>,
+    deadline: Duration,
 ) -> Result<ToolOutput> {
     let mut command = leashed(program, args);
     command
@@ -168,7 +171,7 @@ pub fn run_program(
     let stdout = thread::spawn(move || read_all(stdout));
     let stderr = thread::spawn(move || read_all(stderr));
     let mut status = None;
-    let waited = wait_until(TOOL_DEADLINE, "a command ends", || {
+    let waited = wait_until(deadline, "a command ends", || {
         status = child.try_wait().ok().flatten();
         status.is_some()
     });
