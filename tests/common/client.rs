@@ -1,6 +1,7 @@
 //! Hadoop's own command line tools: the independent client of the tests.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::daemon::{leashed, spawn_leashed};
 use super::hadoop::{Hadoop, java_program};
+use super::scratch::scratch_dir;
 use super::wait::wait_until;
 
 /// Far longer than any tool takes here.
@@ -102,6 +104,17 @@ impl HadoopClient {
     /// If it cannot be run, or does not end within two minutes.
     pub fn try_dfs_as(&self, user: &str, args: &[&str]) -> Result<ToolOutput> {
         self.run(FS_SHELL, args, &[("HADOOP_USER_NAME", user)])
+    }
+
+    /// Writes a file with this content, replacing one that is there (`hdfs dfs -put -f`).
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
+        let local = scratch_dir("put")?.join("content");
+        fs::write(&local, content).with_context(|| format!("cannot write {}", local.display()))?;
+        let local = local.to_str().context("a scratch directory is not UTF-8")?;
+        self.dfs(&["-put", "-f", local, path]).map(drop)
     }
 
     /// What `hdfs dfsadmin <args>` prints.

@@ -19,7 +19,8 @@ const DEADLINE: Duration = Duration::from_mins(10);
 /// its loopback interface down ([`set_loopback`]). Servers that it starts live in there too.
 ///
 /// `test` is the calling test's full name: the test is run again, alone, in a child process. In there
-/// the loopback interface is up and the only one.
+/// the loopback interface is up and the only one; Hadoop cannot be fetched
+/// (`HadoopVersion::prepare`).
 ///
 /// # Errors
 /// If the body fails; also without the right to make namespaces, so that a machine that cannot run the
