@@ -3,3 +3,5 @@
 mod config;
 #[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod storage_flaws;
