@@ -8,3 +8,5 @@ mod docs_current;
 mod imports;
 #[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod storage_flaws;
