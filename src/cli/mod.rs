@@ -113,6 +113,11 @@ impl Global {
 // arguments of each command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Watch(cmd::watch::WatchArgs),
+    Run(Box<cmd::run::RunArgs>),
+    Wait(cmd::wait::WaitArgs),
+    Stop(cmd::stop::StopArgs),
+    Status(cmd::status::StatusArgs),
     Init(cmd::init::InitArgs),
     Marker(cmd::marker::MarkerArgs),
     Doctor(cmd::doctor::DoctorArgs),
@@ -135,7 +140,12 @@ pub enum Kind {
 impl Command {
     fn kind(&self) -> Kind {
         match self {
-            Command::Init(_)
+            Command::Watch(_) => Kind::Service,
+            Command::Run(_) => Kind::Run,
+            Command::Wait(_)
+            | Command::Stop(_)
+            | Command::Status(_)
+            | Command::Init(_)
             | Command::Marker(_)
             | Command::Doctor(_)
             | Command::Config(_)
@@ -211,6 +221,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let under_run = kind == Kind::Run;
     let mut context = Context::new(global, kind);
     let outcome = match command {
+        Command::Watch(args) => cmd::watch::run(args, &mut context).await,
+        Command::Run(args) => cmd::run::run(*args, &mut context).await,
+        Command::Wait(args) => cmd::wait::run(args, &mut context).await,
+        Command::Stop(args) => cmd::stop::run(args, &mut context).await,
+        Command::Status(args) => cmd::status::run(args, &mut context).await,
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,

@@ -16,7 +16,7 @@ use crate::model::{AttemptId, Generation};
 use crate::stop::decide::{Act, Look, Next, Outcome};
 use crate::stop::proof::prove;
 use crate::stop::receipt::{How, Receipt, load_receipt, save_receipt};
-use crate::stop::record::Reason;
+use crate::stop::record::{Reason, StopRecord};
 use crate::stop::{Observation, StopOrder};
 use crate::storage::{ErrorKind, StorageUri};
 
@@ -244,6 +244,8 @@ impl SlotEngine {
         let ended_at = Timestamp::now();
         let drained_for = drive.draining_for();
         let stop_id = attempt.stop_id(self.spec.slot);
+        // Once more from the storage, for the time stamps of what this process wrote.
+        drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
         let steps = drive.record.steps;
         let intent = if steps.intent {
             drive.record.load_intent().await?
