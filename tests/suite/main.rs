@@ -1,11 +1,17 @@
 //! Tests without servers.
 
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
 mod imports;
+#[cfg(test)]
+mod json_output;
+#[cfg(test)]
+mod sandbox;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
