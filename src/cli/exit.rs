@@ -119,7 +119,7 @@ impl Exit {
                 "A deadline passed before what was waited for came about. What was asked for stays asked for."
             }
             Exit::NotFound => {
-                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen, a job or slot that the configuration does not have."
+                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen."
             }
             Exit::CannotExecute => "`run` only: the command's file cannot be executed.",
             Exit::CommandNotFound => "`run` only: there is no such command.",

@@ -227,7 +227,7 @@ pub fn of_host(loaded: &Loaded, environment: &Environment) -> Vec<Warning> {
             warnings.add(
                 key,
                 message,
-                "write the program's path from the root; cron's PATH is short",
+                "name a program that this user can run, best from the root: cron's PATH is short",
             );
         }
     }

@@ -311,6 +311,26 @@ pub struct Job {
     pub slots: BTreeMap<Slot, JobSlot>,
 }
 
+impl Job {
+    /// How long a job may drain unless the file says otherwise.
+    pub const DRAIN_DEADLINE: Duration = Duration::from_mins(30);
+    /// How long a killed attempt may take to be gone unless the file says otherwise.
+    pub const KILL_DEADLINE: Duration = Duration::from_mins(1);
+
+    /// A job that no file names, with one slot and the defaults for all else.
+    pub fn unconfigured(name: JobName, slot: Slot, of: JobSlot, hooks: Hooks) -> Job {
+        Job {
+            name,
+            trigger: Trigger::Disappears,
+            drain_deadline: Self::DRAIN_DEADLINE,
+            escalate: Escalate::Never,
+            kill_deadline: Self::KILL_DEADLINE,
+            hooks,
+            slots: BTreeMap::from([(slot, of)]),
+        }
+    }
+}
+
 /// What differs between the two slots of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSlot {

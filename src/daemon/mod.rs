@@ -5,6 +5,7 @@
 //! of its own ([`slot`]) that owns what is known of it; a slow job or directory delays no other.
 
 pub mod alarm;
+pub mod ask;
 mod child_backend;
 pub mod crash_point;
 pub mod hooks;

@@ -2,9 +2,18 @@
 
 #[cfg(test)]
 mod checkpoints;
+mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod docs_current;
+#[cfg(test)]
 mod imports;
 #[cfg(test)]
+mod json_output;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod storage_flaws;

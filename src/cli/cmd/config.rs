@@ -12,7 +12,7 @@ use crate::cli::output::{Look, Report, Tone, plain, table};
 use crate::config::lint::{self, Warning};
 use crate::config::{Loaded, Lookup, Origin, Setting, reference};
 
-/// Checks, shows and explains the configuration
+/// Check, show and explain the configuration
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     #[command(subcommand)]

@@ -10,7 +10,7 @@ use crate::cli::output::{Look, Report, Tone, printable};
 use crate::doctor::control::Probes;
 use crate::doctor::{Check, Verdict, control, host};
 
-/// Checks whether stepdown can work here
+/// Check whether stepdown can work here
 ///
 /// Looks at this host, the configuration, the Hadoop configuration and its credentials, the storages,
 /// permissions and clocks, and says of each what is wrong and what to do. Exit code 0 if stepdown can
