@@ -85,6 +85,17 @@ pub struct Finding {
     pub spark: String,
 }
 
+impl std::fmt::Display for Finding {
+    /// `path: found X, expected Y`, on one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: found {}, expected {}",
+            self.path, self.found, self.expected
+        )
+    }
+}
+
 impl Finding {
     /// A finding that makes a restart fail.
     pub fn damage(code: Code, path: impl Into<String>) -> Self {

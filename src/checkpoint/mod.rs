@@ -5,6 +5,7 @@
 //! leaves version N+1 of the state.
 
 pub mod contents;
+pub mod copy;
 mod error;
 pub mod finding;
 pub mod inspect;
@@ -12,6 +13,7 @@ pub mod layout;
 pub mod listing;
 pub mod load;
 pub mod log;
+pub mod manifest;
 pub mod needs;
 pub mod operator;
 pub mod plan;

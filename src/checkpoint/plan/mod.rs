@@ -4,7 +4,7 @@ mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::contents::{Contents, Identity};
 use super::finding::{Code, Finding, Severity};
@@ -16,7 +16,7 @@ use super::query_id::QueryId;
 use super::target::{At, NoTarget, Target, choose_target};
 
 /// How much of a checkpoint is copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// What a restart needs, and files that stepdown does not know.
