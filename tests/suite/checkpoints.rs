@@ -3,4 +3,6 @@
 //! `tests/fixtures/checkpoints/README.md` says what is in them; every column of its table is checked.
 
 mod facts;
+mod plans;
 mod samples;
+mod verify;
