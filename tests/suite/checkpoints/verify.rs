@@ -445,7 +445,9 @@ const CASES: &[Case] = &[
         harm: |s| {
             let side = format!("{P0_ZIP}.crc");
             let text = fs::read_to_string(s.path(&side)).unwrap();
-            write(s, &side, &text.replace("\"value\":", "\"value\":1"));
+            let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            json["value"] = 7.into();
+            write(s, &side, &json.to_string());
         },
         is_quick: false,
         severity: Severity::Damage,
