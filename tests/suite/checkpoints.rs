@@ -3,6 +3,8 @@
 //! `tests/fixtures/checkpoints/README.md` says what is in them; every column of its table is checked.
 
 mod facts;
+mod hot;
 mod plans;
+mod random;
 mod samples;
 mod verify;
