@@ -6,5 +6,6 @@ mod facts;
 mod hot;
 mod plans;
 mod random;
+mod reports;
 mod samples;
 mod verify;
