@@ -111,7 +111,7 @@ impl Finding {
 
     /// The same with another severity.
     #[must_use]
-    pub fn as_severity(mut self, severity: Severity) -> Self {
+    pub fn with_severity(mut self, severity: Severity) -> Self {
         self.severity = severity;
         self
     }

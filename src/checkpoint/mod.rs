@@ -21,6 +21,7 @@ pub mod progress;
 mod query_id;
 pub mod state_store;
 pub mod target;
+pub mod verify;
 
 pub use error::CheckpointError;
 pub use query_id::{InvalidQueryId, QueryId};

@@ -3,4 +3,9 @@
 //! `tests/fixtures/checkpoints/README.md` says what is in them; every column of its table is checked.
 
 mod facts;
+mod hot;
+mod plans;
+mod random;
+mod reports;
 mod samples;
+mod verify;

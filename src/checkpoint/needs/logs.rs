@@ -45,7 +45,7 @@ fn add_metadata(contents: &Contents, needs: &mut Needs) {
             if !is_new {
                 needs.findings.push(
                     finding(Code::MetadataMissing)
-                        .as_severity(Severity::Warning)
+                        .with_severity(Severity::Warning)
                         .found("no such file")
                         .spark(
                             "up to 4.0 the query goes on under a new random id, which idempotent \
@@ -65,7 +65,7 @@ fn add_order(contents: &Contents, target: &Target, needs: &mut Needs) {
         if planned.is_none() && !contents.is_stateless() {
             needs.findings.push(
                 Finding::damage(Code::StateWithoutLog, "state")
-                    .as_severity(Severity::Warning)
+                    .with_severity(Severity::Warning)
                     .expected("no state, as no batch is planned")
                     .found("state files")
                     .spark(
@@ -114,7 +114,7 @@ fn add_order(contents: &Contents, target: &Target, needs: &mut Needs) {
                  commits/{committed} and fails: file does not exist"
             ))
         } else {
-            skew.as_severity(Severity::Warning).spark(format!(
+            skew.with_severity(Severity::Warning).spark(format!(
                 "the query logs a warning, takes the batches up to {} as done and runs batch \
                  {planned}",
                 planned.0 - 1
@@ -244,7 +244,7 @@ fn add_async(contents: &Contents, needs: &mut Needs) {
     };
     needs.findings.push(
         Finding::damage(Code::AsyncProgress, "offsets")
-            .as_severity(Severity::Note)
+            .with_severity(Severity::Note)
             .expected("gaps, if the query tracks its progress asynchronously")
             .found("the same batches missing from offsets/ and commits/")
             .spark(spark),

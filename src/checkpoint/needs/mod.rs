@@ -5,6 +5,9 @@ mod logs;
 mod sources;
 mod state;
 
+pub(super) use logs::{commit_damage, log_damage_in_spark, offset_damage};
+pub(super) use state::zip_damage;
+
 use super::contents::Contents;
 use super::finding::{Code, Finding, Severity};
 use super::listing::{EntryId, FileKind};
@@ -114,7 +117,7 @@ fn add_links(contents: &Contents, needs: &mut Needs) {
         if entry.kind != FileKind::File {
             needs.findings.push(
                 Finding::damage(Code::NotAFile, entry.path)
-                    .as_severity(Severity::Warning)
+                    .with_severity(Severity::Warning)
                     .expected("a file")
                     .found(kind_word(entry.kind))
                     .spark("Spark follows a link; a copy does not"),

@@ -9,7 +9,7 @@ use crate::checkpoint::layout::{DEFAULT_STORE, PathKind, StateFile, VersionKind,
 use crate::checkpoint::listing::{EntryId, Listed};
 use crate::checkpoint::log::StateIds;
 use crate::checkpoint::state_store::chain::{Chain, linked_chain, plain_chain};
-use crate::checkpoint::state_store::rocksdb::RocksFile;
+use crate::checkpoint::state_store::rocksdb::{RocksFile, ZipDamage};
 use crate::checkpoint::state_store::stores::{Provider, Store};
 use crate::checkpoint::target::Target;
 use crate::model::BatchId;
@@ -67,7 +67,7 @@ pub(super) fn add_state(contents: &Contents, target: &Target, needs: &mut Needs)
 fn unknown_provider(contents: &Contents) -> Finding {
     let class = contents.provider_class().unwrap_or("not recorded");
     Finding::damage(Code::ProviderUnknown, "state")
-        .as_severity(Severity::Warning)
+        .with_severity(Severity::Warning)
         .expected("a state store provider that stepdown knows: HDFS-backed or RocksDB")
         .found(class)
         .spark("not known: which files the provider needs was not checked")
@@ -160,7 +160,7 @@ impl Loader<'_> {
             let path = format!("state/{}", self.operator);
             needs.findings.push(
                 Finding::damage(Code::SinglePartition, path)
-                    .as_severity(Severity::Note)
+                    .with_severity(Severity::Note)
                     .expected(format!(
                         "{expected} partitions, or one for an aggregation without keys"
                     ))
@@ -278,13 +278,7 @@ impl Loader<'_> {
                 return Vec::new();
             }
             Some(Err(damage)) => {
-                let spark = "the query fails: Unexpected end of ZLIB input stream, or a \
-                             ZipException (4.x: CANNOT_LOAD_STATE_STORE.UNCATEGORIZED)";
-                needs.findings.push(
-                    state_damage(path, &damage.to_string())
-                        .expected("a zip with CURRENT, MANIFEST, OPTIONS and metadata")
-                        .spark(spark),
-                );
+                needs.findings.push(zip_damage(path, damage));
                 return Vec::new();
             }
             Some(Ok(metadata)) => metadata,
@@ -341,6 +335,16 @@ fn state_damage(path: &str, why: &str) -> Finding {
         .found(why)
         .spark(
             "the query fails when it loads the partition (4.x: \
+             CANNOT_LOAD_STATE_STORE.UNCATEGORIZED)",
+        )
+}
+
+/// The finding for a damaged zip.
+pub(crate) fn zip_damage(path: &str, damage: &ZipDamage) -> Finding {
+    state_damage(path, &damage.to_string())
+        .expected("a zip with CURRENT, MANIFEST, OPTIONS and metadata")
+        .spark(
+            "the query fails: Unexpected end of ZLIB input stream, or a ZipException (4.x: \
              CANNOT_LOAD_STATE_STORE.UNCATEGORIZED)",
         )
 }

@@ -1,10 +1,10 @@
 //! Each column of the table against what `inspect` and the plan say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use stepdown::checkpoint::contents::Contents;
-use stepdown::checkpoint::finding::{Code, Severity};
+use stepdown::checkpoint::finding::Code;
 use stepdown::checkpoint::inspect::{BatchRange, QueryState, Report, inspect};
 use stepdown::checkpoint::load::load_contents;
 use stepdown::checkpoint::needs::Role;
@@ -292,5 +292,32 @@ async fn every_fact_of_the_table_is_found() {
         check_report(&row, &report, &contents);
         let committed = load(&sample, At::Committed).await;
         check_plan(&row, &minimal(&committed, At::Committed), &report);
+    }
+}
+
+#[tokio::test]
+async fn the_proof_of_a_stop_agrees_with_the_table() {
+    for row in table() {
+        let name = row.get("archive");
+        let sample = Sample::unpack(name);
+        let progress = load_progress(&sample.storage, &sample.dir).await.unwrap();
+        let (planned, committed) = (number(row.get("L")), number(row.get("N")));
+        let proof = match row.get("in flight") {
+            "yes" => Proof::Dirty {
+                planned,
+                committed: Some(committed),
+            },
+            _ => Proof::Clean { batch: committed },
+        };
+        assert_eq!(judge(&progress), proof, "{name}");
+        assert!(
+            progress.committed_at.is_some() && progress.planned_at.is_some(),
+            "{name}"
+        );
+        assert_eq!(
+            progress.has_offset_gaps,
+            row.get("offsets present").contains(','),
+            "{name}"
+        );
     }
 }
