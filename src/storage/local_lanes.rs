@@ -14,6 +14,8 @@
 //!   onto a hung mount through a symbolic link counts for the mount that the link lies on, of which its
 //!   directory takes at most its own places.
 //!
+//! So eight mounts must hang at a time before tokio's threads are used up.
+//!
 //! Who finds no place waits as a future, without a thread, until its deadline (see
 //! [`WithTimeout`](super::timeout::WithTimeout)). The lanes of other directories stay free.
 //!
