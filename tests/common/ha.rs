@@ -9,9 +9,10 @@ use super::client::HadoopClient;
 use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
 use super::hdfs::{server_core_site, server_hdfs_site};
-use super::node::{Common, DataNode, JournalNode, NAMENODE, NameNode};
+use super::node::{DataNode, JournalNode, NAMENODE, NameNode};
 use super::ports::Port;
 use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
 /// The nameservice of every such cluster.
@@ -60,7 +61,7 @@ impl HaHdfs {
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs);
-        let mut common = Common {
+        let mut settings = ClusterSettings {
             hadoop: hadoop.clone(),
             logs: log_dir("ha")?,
             heap_mb: HEAP_MB,
@@ -70,18 +71,18 @@ impl HaHdfs {
             jvm_flags: Vec::new(),
             dir,
         };
-        let journal = JournalNode::prepare(&common, "journalnode")?;
+        let journal = JournalNode::prepare(&settings, "journalnode")?;
         journal.start()?;
         let journal_uri = format!("qjournal://{HOST}:{}/{NAMESERVICE}", journal.port());
-        common
+        settings
             .hdfs
             .set("dfs.namenode.shared.edits.dir", journal_uri);
         let [ports1, ports2] = ports;
         let namenodes = [
-            prepare_namenode(&common, IDS[0], ports1)?,
-            prepare_namenode(&common, IDS[1], ports2)?,
+            prepare_namenode(&settings, IDS[0], ports1)?,
+            prepare_namenode(&settings, IDS[1], ports2)?,
         ];
-        let datanode = DataNode::prepare(&common, "datanode", HOST)?;
+        let datanode = DataNode::prepare(&settings, "datanode", HOST)?;
         for namenode in &namenodes {
             copy_dir(&formatted, namenode.name_dir())?;
         }
@@ -224,10 +225,10 @@ fn is_active(namenode: &NameNode) -> bool {
         .is_some_and(|state| state.ha_state == "active")
 }
 
-fn prepare_namenode(common: &Common, id: &str, ports: [Port; 2]) -> Result<NameNode> {
+fn prepare_namenode(settings: &ClusterSettings, id: &str, ports: [Port; 2]) -> Result<NameNode> {
     let mut own = Site::default();
     own.set("dfs.ha.namenode.id", id);
-    NameNode::prepare(common, id, HOST, ports, &own)
+    NameNode::prepare(settings, id, HOST, ports, &own)
 }
 
 fn nameservice_site(ports: &[[Port; 2]; 2]) -> Site {

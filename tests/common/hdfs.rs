@@ -10,9 +10,10 @@ use anyhow::{Context, Result, anyhow};
 use super::client::{HadoopClient, ToolOutput};
 use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
-use super::node::{Common, DataNode, NameNode};
+use super::node::{DataNode, NameNode};
 use super::ports::Port;
 use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
 const HOST: &str = "127.0.0.1";
@@ -147,7 +148,7 @@ impl HdfsBuilder {
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs).merge(&self.server_hdfs);
-        let common = Common {
+        let settings = ClusterSettings {
             hadoop: hadoop.clone(),
             logs: log_dir("hdfs")?,
             heap_mb: self.heap_mb,
@@ -157,9 +158,10 @@ impl HdfsBuilder {
             jvm_flags: self.jvm_flags.clone(),
             dir,
         };
-        let namenode = NameNode::prepare(&common, "namenode", host, [rpc, http], &Site::default())?;
+        let namenode =
+            NameNode::prepare(&settings, "namenode", host, [rpc, http], &Site::default())?;
         let datanodes = (0..self.datanodes)
-            .map(|index| DataNode::prepare(&common, &format!("datanode{index}"), host))
+            .map(|index| DataNode::prepare(&settings, &format!("datanode{index}"), host))
             .collect::<Result<Vec<_>>>()?;
         let hdfs = Hdfs {
             client: HadoopClient::new(hadoop, conf_dir, self.env.clone())
