@@ -462,3 +462,16 @@ fn reserved_ports_are_distinct_and_can_be_bound() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn distcp_runs_in_local_mode() -> Result<()> {
+    let hdfs = Hdfs::shared()?;
+    let dir = hdfs.fresh_dir("distcp")?;
+    let [from, to] = ["from", "to"].map(|name| format!("{dir}/{name}"));
+    hdfs.client().write_file(&from, b"text")?;
+    let start = Instant::now();
+    hdfs.client().distcp(&[&from, &to])?;
+    println!("distcp took {:?}", start.elapsed());
+    assert_eq!(hdfs.dfs(&["-cat", &to])?, "text");
+    Ok(())
+}

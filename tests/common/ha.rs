@@ -52,12 +52,13 @@ impl HaHdfs {
             [Port::reserve()?, Port::reserve()?],
         ];
         let mut core = Site::default();
-        core.set("fs.defaultFS", format!("hdfs://{NAMESERVICE}"));
+        core.set("fs.defaultFS", format!("hdfs://{NAMESERVICE}"))
+            .set("hadoop.tmp.dir", dir.join("tmp").display());
         let client_hdfs = nameservice_site(&ports);
         let conf_dir = dir.join("conf");
         write_conf_dir(&conf_dir, &core, &client_hdfs)?;
 
-        let mut server_core = server_core_site(&dir);
+        let mut server_core = server_core_site();
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs);

@@ -135,7 +135,9 @@ impl HdfsBuilder {
         let uri = format!("hdfs://{address}");
 
         let mut core = Site::default();
-        core.set("fs.defaultFS", &uri).merge(&self.core);
+        core.set("fs.defaultFS", &uri)
+            .set("hadoop.tmp.dir", dir.join("tmp").display())
+            .merge(&self.core);
         let mut client_hdfs = Site::default();
         client_hdfs
             .set("dfs.namenode.rpc-address", &address)
@@ -144,7 +146,7 @@ impl HdfsBuilder {
         let conf_dir = dir.join("conf");
         write_conf_dir(&conf_dir, &core, &client_hdfs)?;
 
-        let mut server_core = server_core_site(&dir);
+        let mut server_core = server_core_site();
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs).merge(&self.server_hdfs);
@@ -183,12 +185,11 @@ impl HdfsBuilder {
     }
 }
 
-/// Keys that only servers read, or that make a small cluster quick.
-pub fn server_core_site(dir: &Path) -> Site {
+/// Keys that only servers read.
+pub fn server_core_site() -> Site {
     let mut site = Site::default();
-    site.set("hadoop.tmp.dir", dir.join("tmp").display())
-        // A DataNode that is up before its NameNode tries again soon.
-        .set("ipc.client.connect.retry.interval", 100);
+    // A DataNode that is up before its NameNode tries again soon.
+    site.set("ipc.client.connect.retry.interval", 100);
     site
 }
 

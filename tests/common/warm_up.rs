@@ -73,8 +73,9 @@ fn run_each_program(cold: &Hadoop, into: &Path) -> Result<()> {
         flag
     };
     let [rpc, http] = [Port::reserve()?, Port::reserve()?];
-    let mut core = server_core_site(&dir);
-    core.set("fs.defaultFS", format!("hdfs://{HOST}:{}", rpc.number()));
+    let mut core = server_core_site();
+    core.set("fs.defaultFS", format!("hdfs://{HOST}:{}", rpc.number()))
+        .set("hadoop.tmp.dir", dir.join("tmp").display());
     let servers = |class| ClusterSettings {
         hadoop: cold.clone(),
         logs: dir.clone(),
