@@ -11,7 +11,7 @@ use super::hadoop::{Hadoop, HadoopVersion};
 use super::hdfs::{server_core_site, server_hdfs_site};
 use super::node::{DataNode, JournalNode, NAMENODE, NameNode};
 use super::ports::Port;
-use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::scratch::{RemovedOnDrop, copy_dir, log_dir, scratch_dir};
 use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
@@ -33,7 +33,8 @@ pub struct HaHdfs {
     namenodes: [NameNode; 2],
     datanode: DataNode,
     journal: JournalNode,
-    // After the servers, so that it is given back when they are gone.
+    // After the servers: these are given back when they are gone.
+    _dir: RemovedOnDrop,
     _slot: ClusterSlot,
 }
 
@@ -70,7 +71,7 @@ impl HaHdfs {
             hdfs: server_hdfs,
             env: Vec::new(),
             jvm_flags: Vec::new(),
-            dir,
+            dir: dir.clone(),
         };
         let journal = JournalNode::prepare(&settings, "journalnode")?;
         journal.start()?;
@@ -100,6 +101,7 @@ impl HaHdfs {
             namenodes,
             datanode,
             journal,
+            _dir: RemovedOnDrop(dir),
             _slot: slot,
         };
         for namenode in &ha.namenodes {
@@ -161,7 +163,8 @@ impl HaHdfs {
     /// # Errors
     /// If `to` does not become active.
     pub fn fail_over(&self, to: usize) -> Result<()> {
-        let [from_id, to_id] = [id(1 - to)?, id(to)?];
+        let to_id = id(to)?;
+        let from_id = id(usize::from(to == 0))?;
         self.client
             .succeed(HA_ADMIN, &["-ns", NAMESERVICE, "-failover", from_id, to_id])?;
         self.await_active(to)

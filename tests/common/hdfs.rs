@@ -12,7 +12,7 @@ use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
 use super::node::{DataNode, NameNode};
 use super::ports::Port;
-use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::scratch::{RemovedOnDrop, copy_dir, log_dir, scratch_dir};
 use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
@@ -158,7 +158,7 @@ impl HdfsBuilder {
             hdfs: server_hdfs,
             env: self.env.clone(),
             jvm_flags: self.jvm_flags.clone(),
-            dir,
+            dir: dir.clone(),
         };
         let namenode =
             NameNode::prepare(&settings, "namenode", host, [rpc, http], &Site::default())?;
@@ -173,6 +173,7 @@ impl HdfsBuilder {
             namenode,
             datanodes,
             next_dir: AtomicU32::new(0),
+            _dir: RemovedOnDrop(dir),
             _slot: slot,
         };
         copy_dir(&formatted, hdfs.namenode.name_dir())?;
@@ -218,7 +219,8 @@ pub struct Hdfs {
     namenode: NameNode,
     datanodes: Vec<DataNode>,
     next_dir: AtomicU32,
-    // After the servers, so that it is given back when they are gone.
+    // After the servers: these are given back when they are gone.
+    _dir: RemovedOnDrop,
     _slot: Option<ClusterSlot>,
 }
 
