@@ -19,6 +19,7 @@ pub mod ports;
 pub mod proxy;
 pub mod scratch;
 pub mod secure;
+pub mod server;
 pub mod site;
 pub mod wait;
 pub mod warm_up;
