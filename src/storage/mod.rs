@@ -9,6 +9,14 @@
 //! there; everything else is unknown.
 
 mod error;
+pub mod local;
+mod local_change;
+mod local_errno;
+mod local_lanes;
+mod local_look;
+mod local_write;
+pub mod memory;
+mod memory_tree;
 mod uri;
 
 use std::fmt::Debug;
