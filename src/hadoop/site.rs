@@ -57,7 +57,6 @@ pub(super) fn parse(text: &str, entity: &EntityText<'_>) -> Result<Vec<Item>, Si
     };
     let document = Document::parse_with_options(text, options).map_err(|error| {
         let TextPos { row, col } = error.pos();
-        let why = error.to_string();
         // The position is shown in front of the message; the parser repeats it within.
         let why = error
             .to_string()

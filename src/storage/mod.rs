@@ -9,6 +9,16 @@
 //! there; everything else is unknown.
 
 mod error;
+pub mod hdfs;
+mod hdfs_change;
+mod hdfs_error;
+mod hdfs_look;
+mod hdfs_namenodes;
+mod hdfs_probe;
+mod hdfs_reach;
+mod hdfs_read;
+mod hdfs_session;
+mod hdfs_write;
 pub mod local;
 mod local_change;
 mod local_errno;

@@ -20,15 +20,13 @@ fn dir(files: &[(&str, &str)]) -> TempDir {
 
 /// A site file of these properties; one that begins with `<` is taken as it is.
 fn site(properties: &[(&str, &str)]) -> String {
-    let inner: String = properties
-        .iter()
-        .map(|(name, value)| {
-            if name.starts_with('<') {
-                return format!("{name}\n");
-            }
-            format!("<property><name>{name}</name><value>{value}</value></property>\n")
-        })
-        .collect();
+    let property = |(name, value): &(&str, &str)| {
+        if name.starts_with('<') {
+            return format!("{name}\n");
+        }
+        format!("<property><name>{name}</name><value>{value}</value></property>\n")
+    };
+    let inner = properties.iter().map(property).collect::<Vec<_>>().concat();
     format!(
         "<configuration xmlns:xi=\"http://www.w3.org/2001/XInclude\">\n{inner}</configuration>\n"
     )

@@ -1,3 +1,4 @@
 //! Tests without servers.
 
+#[cfg(test)]
 mod hadoop_conf;
