@@ -58,11 +58,24 @@ impl HadoopClient {
         }
     }
 
-    /// The same tools with one more flag for their JVM.
+    /// What clients take as `HADOOP_CONF_DIR`.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+
+    /// The same tools with more in their environment.
     #[must_use]
-    pub fn with_jvm_flag(&self, flag: OsString) -> Self {
+    pub fn with_env(&self, env: Vec<(OsString, OsString)>) -> Self {
         let mut with = self.clone();
-        with.jvm_flags.push(flag);
+        with.env.extend(env);
+        with
+    }
+
+    /// The same tools with more flags for their JVM.
+    #[must_use]
+    pub fn with_jvm_flags(&self, flags: &[OsString]) -> Self {
+        let mut with = self.clone();
+        with.jvm_flags.extend_from_slice(flags);
         with
     }
 

@@ -39,6 +39,19 @@ pub enum HadoopVersion {
 }
 
 impl HadoopVersion {
+    /// The line that tests run which do not ask for one: 3.4, or what `STEPDOWN_TEST_HADOOP` says
+    /// where Maven reaches no repository.
+    ///
+    /// # Errors
+    /// If the variable names no known line.
+    pub fn chosen() -> Result<Self> {
+        match std::env::var("STEPDOWN_TEST_HADOOP").as_deref() {
+            Err(_) | Ok("3.4") => Ok(HadoopVersion::V3_4),
+            Ok("2.7") => Ok(HadoopVersion::V2_7),
+            Ok(other) => bail!("STEPDOWN_TEST_HADOOP is {other:?}, and neither 3.4 nor 2.7"),
+        }
+    }
+
     /// The version as `fetch.py` takes it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! A NameNode with DataNodes on loopback ports.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,18 +20,22 @@ const HOST: &str = "127.0.0.1";
 /// What a cluster is to be like.
 #[derive(Debug, Clone)]
 pub struct HdfsBuilder {
-    version: HadoopVersion,
+    version: Option<HadoopVersion>,
     datanodes: usize,
     heap_mb: u32,
+    host: &'static str,
     core: Site,
     hdfs: Site,
+    server_hdfs: Site,
+    env: Vec<(OsString, OsString)>,
+    jvm_flags: Vec<OsString>,
 }
 
 impl HdfsBuilder {
-    /// Another Hadoop than 3.4.
+    /// Another Hadoop than the chosen one ([`HadoopVersion::chosen`]).
     #[must_use]
     pub fn version(mut self, version: HadoopVersion) -> Self {
-        self.version = version;
+        self.version = Some(version);
         self
     }
 
@@ -63,6 +67,34 @@ impl HdfsBuilder {
         self
     }
 
+    /// Sets a property of `hdfs-site.xml`, for servers only.
+    #[must_use]
+    pub fn server_hdfs_site(mut self, key: &str, value: &str) -> Self {
+        self.server_hdfs.set(key, value);
+        self
+    }
+
+    /// Another name of the loopback interface than `127.0.0.1`, for servers to listen on.
+    #[must_use]
+    pub fn host(mut self, host: &'static str) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Adds to the environment of the servers and of Hadoop's own tools.
+    #[must_use]
+    pub fn env(mut self, env: Vec<(OsString, OsString)>) -> Self {
+        self.env.extend(env);
+        self
+    }
+
+    /// Adds a JVM flag for the servers and for Hadoop's own tools.
+    #[must_use]
+    pub fn jvm_flag(mut self, flag: OsString) -> Self {
+        self.jvm_flags.push(flag);
+        self
+    }
+
     /// `hdfs dfs -rm` moves into the trash, where files stay for this long.
     #[must_use]
     pub fn trash_minutes(self, minutes: u32) -> Self {
@@ -88,21 +120,24 @@ impl HdfsBuilder {
         self.start_in(None)
     }
 
-    fn start_in(&self, slot: Option<ClusterSlot>) -> Result<Hdfs> {
-        let hadoop = Hadoop::of(self.version)?;
+    /// As [`HdfsBuilder::start`], within a slot that the caller has, or beside the private clusters.
+    ///
+    /// # Errors
+    /// As for [`HdfsBuilder::start`].
+    pub fn start_in(&self, slot: Option<ClusterSlot>) -> Result<Hdfs> {
+        let hadoop = Hadoop::of(self.version.map_or_else(HadoopVersion::chosen, Ok)?)?;
         let formatted = hadoop.formatted_name_dir()?;
         let dir = scratch_dir("hdfs")?;
         let [rpc, http] = [Port::reserve()?, Port::reserve()?];
-        let uri = format!("hdfs://{HOST}:{}", rpc.number());
+        let host = self.host;
+        let address = format!("{host}:{}", rpc.number());
+        let uri = format!("hdfs://{address}");
 
         let mut core = Site::default();
         core.set("fs.defaultFS", &uri).merge(&self.core);
         let mut client_hdfs = Site::default();
         client_hdfs
-            .set(
-                "dfs.namenode.rpc-address",
-                format!("{HOST}:{}", rpc.number()),
-            )
+            .set("dfs.namenode.rpc-address", &address)
             .set("dfs.replication", self.datanodes.clamp(1, 3))
             .merge(&self.hdfs);
         let conf_dir = dir.join("conf");
@@ -111,24 +146,24 @@ impl HdfsBuilder {
         let mut server_core = server_core_site(&dir);
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
-        server_hdfs.merge(&client_hdfs);
+        server_hdfs.merge(&client_hdfs).merge(&self.server_hdfs);
         let common = Common {
             hadoop: hadoop.clone(),
             logs: log_dir("hdfs")?,
             heap_mb: self.heap_mb,
             core: server_core,
             hdfs: server_hdfs,
-            env: Vec::new(),
-            jvm_flags: Vec::new(),
+            env: self.env.clone(),
+            jvm_flags: self.jvm_flags.clone(),
             dir,
         };
-        let namenode = NameNode::prepare(&common, "namenode", HOST, [rpc, http], &Site::default())?;
+        let namenode = NameNode::prepare(&common, "namenode", host, [rpc, http], &Site::default())?;
         let datanodes = (0..self.datanodes)
-            .map(|index| DataNode::prepare(&common, &format!("datanode{index}"), HOST))
+            .map(|index| DataNode::prepare(&common, &format!("datanode{index}"), host))
             .collect::<Result<Vec<_>>>()?;
         let hdfs = Hdfs {
-            client: HadoopClient::new(hadoop, conf_dir.clone(), Vec::new()),
-            conf_dir,
+            client: HadoopClient::new(hadoop, conf_dir, self.env.clone())
+                .with_jvm_flags(&self.jvm_flags),
             uri,
             namenode,
             datanodes,
@@ -174,7 +209,6 @@ pub fn server_hdfs_site() -> Site {
 #[derive(Debug)]
 pub struct Hdfs {
     client: HadoopClient,
-    conf_dir: PathBuf,
     uri: String,
     namenode: NameNode,
     datanodes: Vec<DataNode>,
@@ -184,14 +218,18 @@ pub struct Hdfs {
 }
 
 impl Hdfs {
-    /// One DataNode, Hadoop 3.4, defaults.
+    /// One DataNode, the chosen Hadoop, defaults.
     pub fn builder() -> HdfsBuilder {
         HdfsBuilder {
-            version: HadoopVersion::V3_4,
+            version: None,
             datanodes: 1,
             heap_mb: 256,
+            host: HOST,
             core: Site::default(),
             hdfs: Site::default(),
+            server_hdfs: Site::default(),
+            env: Vec::new(),
+            jvm_flags: Vec::new(),
         }
     }
 
@@ -219,7 +257,7 @@ impl Hdfs {
 
     /// What clients take as `HADOOP_CONF_DIR`.
     pub fn conf_dir(&self) -> &Path {
-        &self.conf_dir
+        self.client.conf_dir()
     }
 
     /// The NameNode, to be killed, suspended, looked at.
@@ -341,6 +379,6 @@ impl Hdfs {
 
     /// The environment in which a child process finds this cluster as its default file system.
     pub fn env(&self) -> Vec<(OsString, OsString)> {
-        vec![("HADOOP_CONF_DIR".into(), self.conf_dir.clone().into())]
+        vec![("HADOOP_CONF_DIR".into(), self.conf_dir().into())]
     }
 }

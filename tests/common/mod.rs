@@ -8,16 +8,22 @@
 pub mod client;
 pub mod cluster_slot;
 pub mod daemon;
+pub mod ha;
 pub mod hadoop;
 pub mod hdfs;
 pub mod jmx;
+pub mod kdc;
 pub mod node;
 pub mod ports;
 pub mod scratch;
+pub mod secure;
 pub mod site;
 pub mod wait;
 pub mod warm_up;
 
+pub use ha::HaHdfs;
 pub use hadoop::HadoopVersion;
 pub use hdfs::{Hdfs, HdfsBuilder};
+pub use kdc::Kdc;
+pub use secure::SecureHdfs;
 pub use wait::{wait_until, wait_until_async};

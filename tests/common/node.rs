@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub const START_DEADLINE: Duration = Duration::from_mins(2);
 pub const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
 /// The DataNode's main class.
 pub const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
+
+/// The JournalNode's main class.
+pub const JOURNALNODE: &str = "org.apache.hadoop.hdfs.qjournal.server.JournalNode";
 
 /// What the servers of one cluster have in common.
 #[derive(Debug, Clone)]
@@ -267,10 +271,73 @@ impl NameNode {
     /// If it ends, or is not ready in time; with the end of its log.
     pub fn await_ready(&self, datanodes: usize) -> Result<()> {
         let what = format!("the NameNode is out of safe mode and can use {datanodes} DataNodes");
-        self.server.await_ready(&what, || {
-            self.state()
-                .is_some_and(|state| !state.safe_mode && state.usable_datanodes >= datanodes)
+        self.await_state(&what, |state| {
+            !state.safe_mode && state.usable_datanodes >= datanodes
         })
+    }
+
+    /// Waits until it says what `condition` asks for; `what` names that in errors.
+    ///
+    /// # Errors
+    /// If it ends, or does not say so in time; with the end of its log.
+    pub fn await_state(
+        &self,
+        what: &str,
+        condition: impl Fn(&jmx::NameNodeState) -> bool,
+    ) -> Result<()> {
+        self.server
+            .await_ready(what, || self.state().as_ref().is_some_and(&condition))
+    }
+}
+
+/// A JournalNode: keeps the edits that two NameNodes share.
+#[derive(Debug)]
+pub struct JournalNode {
+    server: Server,
+    rpc: Port,
+    _http: Port,
+}
+
+delegate_to_server!(JournalNode);
+
+impl JournalNode {
+    /// Prepares a JournalNode that listens on 127.0.0.1.
+    ///
+    /// # Errors
+    /// If its configuration cannot be written.
+    pub fn prepare(common: &Common, name: &str) -> Result<Self> {
+        let [rpc, http] = [Port::reserve()?, Port::reserve()?];
+        let mut site = Site::default();
+        site.set(
+            "dfs.journalnode.rpc-address",
+            format!("127.0.0.1:{}", rpc.number()),
+        )
+        .set(
+            "dfs.journalnode.http-address",
+            format!("127.0.0.1:{}", http.number()),
+        )
+        .set("dfs.journalnode.edits.dir", common.dir.join(name).display());
+        Ok(Self {
+            server: Server::new(common.launch(name, JOURNALNODE, &site)?),
+            rpc,
+            _http: http,
+        })
+    }
+
+    /// The port on which NameNodes write edits.
+    pub fn port(&self) -> u16 {
+        self.rpc.number()
+    }
+
+    /// Waits until it takes connections.
+    ///
+    /// # Errors
+    /// If it ends, or is not ready in time; with the end of its log.
+    pub fn await_ready(&self) -> Result<()> {
+        self.server
+            .await_ready("the JournalNode takes connections", || {
+                TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
+            })
     }
 }
 

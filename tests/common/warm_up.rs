@@ -99,10 +99,10 @@ fn run_each_program(cold: &Hadoop, into: &Path) -> Result<()> {
     let file = file.to_str().context("a scratch directory is not UTF-8")?;
     tools.dfs(&["-put", file, "/file"])?;
     tools
-        .with_jvm_flag(dump(FS_SHELL))
+        .with_jvm_flags(&[dump(FS_SHELL)])
         .dfs(&["-cat", "/file"])?;
     tools
-        .with_jvm_flag(dump(DFS_ADMIN))
+        .with_jvm_flags(&[dump(DFS_ADMIN)])
         .dfsadmin(&["-report"])?;
     datanode.terminate()?;
     namenode.terminate()
