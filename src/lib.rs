@@ -1,5 +1,12 @@
 //! stepdown: a marker-file watcher for Spark streaming jobs.
 
+pub mod checkpoint;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod hadoop;
+pub mod marker;
 pub mod model;
+pub mod process;
+pub mod stop;
 pub mod storage;

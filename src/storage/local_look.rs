@@ -31,9 +31,14 @@ pub(super) fn identify_dir(dir: &StoragePath) -> Result<DirIdentity, Refusal> {
     let inside = format!("{dir}/.");
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let found = rustix::fs::statx(CWD, inside, AtFlags::empty(), wanted).map_err(Refusal::read)?;
-    let born_ns = (found.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| {
-        i128::from(found.stx_btime.tv_sec) * 1_000_000_000 + i128::from(found.stx_btime.tv_nsec)
-    });
+    let is_known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let born = found.stx_btime;
+    let born_ns = is_known
+        .then(|| {
+            let whole = born.tv_sec.checked_mul(1_000_000_000)?;
+            whole.checked_add(i64::from(born.tv_nsec))
+        })
+        .flatten();
     Ok(DirIdentity::Inode {
         dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
         ino: found.stx_ino,
@@ -145,7 +150,7 @@ pub(super) fn read_small(path: &StoragePath, max_bytes: u64) -> Result<Bytes, Re
     let limit = usize::try_from(max_bytes).map_or(usize::MAX, |max| max.saturating_add(1));
     let mut content = Vec::with_capacity(usize::try_from(len_bytes).unwrap_or(0) + 1);
     while content.len() < limit && !read_to_capacity(&file, &mut content)? {
-        content.reserve(PIECE_BYTES.min(limit - content.len()));
+        content.reserve_exact(PIECE_BYTES.min(limit.saturating_sub(content.len())));
     }
     if content.len() >= limit {
         return Err(too_large());

@@ -176,7 +176,7 @@ impl Tree {
             DirIdentity::Inode {
                 dev: 1,
                 ino: *number,
-                born_ns: Some(born_at.as_nanosecond()),
+                born_ns: i64::try_from(born_at.as_nanosecond()).ok(),
             }
         } else {
             DirIdentity::Unnumbered

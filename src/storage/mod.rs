@@ -8,7 +8,14 @@
 //! [`Storage::stat`], or a name missing from a complete [`Storage::list`], says that a file is not
 //! there; everything else is unknown.
 
+pub mod conformance;
+mod conformance_dirs;
+mod conformance_files;
+mod conformance_races;
+mod conformance_renames;
 mod error;
+mod fault_script;
+pub mod faulty;
 pub mod hdfs;
 mod hdfs_change;
 mod hdfs_error;
@@ -27,7 +34,9 @@ mod local_look;
 mod local_write;
 pub mod memory;
 mod memory_tree;
+pub mod timeout;
 mod uri;
+mod walk;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -87,7 +96,7 @@ pub enum DirIdentity {
         /// Inode number.
         ino: u64,
         /// Birth time, nanoseconds since the epoch.
-        born_ns: Option<i128>,
+        born_ns: Option<i64>,
     },
     /// The storage has no identity to show.
     Unnumbered,

@@ -1,4 +1,7 @@
 //! Tests without servers.
 
+mod config;
 #[cfg(test)]
 mod hadoop_conf;
+#[cfg(test)]
+mod storage;
