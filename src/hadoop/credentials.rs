@@ -16,7 +16,7 @@ use super::{Environment, HadoopConf, HadoopConfError, tickets};
 /// What stepdown's own configuration says about who it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Login {
-    /// User name for simple authentication.
+    /// User name for simple authentication; with Kerberos the principal decides.
     pub user: Option<String>,
     /// Keytab for Kerberos; needs `principal`.
     pub keytab: Option<PathBuf>,
@@ -156,7 +156,7 @@ impl HadoopConf {
     /// Who stepdown is to the clusters of this configuration.
     ///
     /// # Errors
-    /// A keytab without a principal; a user name where Kerberos decides who it is.
+    /// A keytab without a principal.
     pub fn credentials(&self, login: &Login) -> Result<Credentials, HadoopConfError> {
         let set = |name| {
             self.environment()
@@ -174,12 +174,7 @@ impl HadoopConf {
                     what: "this process has no user name; set HADOOP_USER_NAME".to_owned(),
                 });
         }
-        if let Some(user) = &login.user {
-            let why = format!(
-                "with Kerberos the principal decides, so the user {user:?} must not be set"
-            );
-            return Err(self.refuse("hadoop.security.authentication", "kerberos", why));
-        }
+        // The user of `login` may come from HADOOP_USER_NAME, which Hadoop ignores here as well.
         match (&login.keytab, &login.principal) {
             (Some(keytab), Some(principal)) => Ok(Credentials::Keytab {
                 keytab: keytab.clone(),

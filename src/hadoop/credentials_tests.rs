@@ -53,6 +53,13 @@ fn who_stepdown_is() {
             token_file: Some("/t".into())
         }
     );
+    assert!(matches!(
+        conf("kerberos", env).credentials(&user("ann")).unwrap(),
+        Credentials::Ticket {
+            principal: None,
+            ..
+        }
+    ));
     let keytab = Login {
         keytab: Some("/k".into()),
         principal: Some("ann".into()),
@@ -70,7 +77,6 @@ fn who_stepdown_is() {
         ..Login::default()
     };
     for (authentication, login, word) in [
-        ("kerberos", &user("ann"), "principal decides"),
         ("kerberos", &keytab_only, "needs a principal"),
         ("token", &Login::default(), "neither simple nor kerberos"),
     ] {

@@ -36,7 +36,16 @@ pub(super) fn find_dir(
     let set = |name| environment.var(name).filter(|value| !value.is_empty());
     let (dir, named_by) = match source {
         ConfSource::Nowhere => return Ok(None),
-        ConfSource::Dir(dir) => (dir.clone(), "the stepdown configuration".to_owned()),
+        ConfSource::Dir(dir) => {
+            // A configuration of stepdown may have taken it over from the variable.
+            let is_inherited = set("HADOOP_CONF_DIR").is_some_and(|named| Path::new(named) == dir);
+            let named_by = if is_inherited {
+                "HADOOP_CONF_DIR"
+            } else {
+                "hadoop.conf-dir"
+            };
+            (dir.clone(), named_by.to_owned())
+        }
         ConfSource::Environment => {
             if let Some(dir) = set("HADOOP_CONF_DIR") {
                 (PathBuf::from(dir), "HADOOP_CONF_DIR".to_owned())

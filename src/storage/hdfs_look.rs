@@ -1,10 +1,7 @@
 //! Looking at HDFS: the status of one path, the entries of a directory or of a tree.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use hdfs_native::client::FileStatus;
 use hdfs_native::{Client, HdfsError};
 use jiff::Timestamp;
@@ -13,10 +10,9 @@ use super::hdfs::Shared;
 use super::hdfs_error::Asked;
 use super::hdfs_namenodes::{Lane, Refusal};
 use super::hdfs_session::Progress;
+use super::walk::walk_tree;
 use crate::storage::{DirIdentity, ErrorKind, FileKind, FileStat, Result, StoragePath};
 
-/// Directories of a tree that are listed at the same time.
-const LISTINGS: usize = 16;
 /// Entries between two signs of life of a listing; a NameNode sends up to 1000 at once.
 const ENTRIES_PER_SIGN: usize = 500;
 /// Asked for within a directory to see whether the directory can be searched. There is no such file.
@@ -164,36 +160,9 @@ pub(super) async fn list_children(shared: &Shared, dir: &StoragePath) -> Result<
 
 /// [`Storage::list`](crate::storage::Storage::list) of all that is below.
 pub(super) async fn list_tree(shared: &Shared, top: &StoragePath) -> Result<Vec<FileStat>> {
-    let mut waiting = VecDeque::from([top.clone()]);
-    let mut running = FuturesUnordered::new();
-    let mut entries = Vec::new();
-    let mut vanished = HashSet::new();
-    loop {
-        while running.len() < LISTINGS
-            && let Some(dir) = waiting.pop_front()
-        {
-            running.push(async move { (list(shared, Lane::Bulk, &dir).await, dir) });
-        }
-        let Some((listed, dir)) = running.next().await else {
-            break;
-        };
-        match listed {
-            Ok(found) => {
-                let dirs = found.iter().filter(|entry| entry.kind == FileKind::Dir);
-                waiting.extend(dirs.map(|entry| entry.path.clone()));
-                entries.extend(found);
-            }
-            // It was there when its parent was listed.
-            Err(error)
-                if dir != *top
-                    && matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                vanished.insert(dir);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    entries.retain(|entry| !vanished.contains(&entry.path));
-    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(entries)
+    walk_tree(
+        top,
+        |dir| async move { list(shared, Lane::Bulk, &dir).await },
+    )
+    .await
 }
