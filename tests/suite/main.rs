@@ -6,6 +6,7 @@ mod cli;
 mod config;
 #[cfg(test)]
 mod docs_current;
+mod hadoop_conf;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
