@@ -9,6 +9,7 @@
 //! there; everything else is unknown.
 
 pub mod conformance;
+mod conformance_create;
 mod conformance_dirs;
 mod conformance_files;
 mod conformance_races;

@@ -154,7 +154,7 @@ impl HaHdfs {
     }
 
     /// Makes NameNode `to` active and the other one standby (`haadmin -failover`). Works while the
-    /// other one hangs or is down: it counts as fenced then.
+    /// other one hangs or is down: it counts as fenced then, and ends as soon as it goes on.
     ///
     /// # Errors
     /// If `to` does not become active.
@@ -166,7 +166,7 @@ impl HaHdfs {
     }
 
     /// Makes a NameNode active without a word to the other one
-    /// (`haadmin -transitionToActive --forceactive`).
+    /// (`haadmin -transitionToActive --forceactive`), which does not learn of it before it writes.
     ///
     /// # Errors
     /// If it does not become active.

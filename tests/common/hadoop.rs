@@ -52,6 +52,15 @@ impl HadoopVersion {
         }
     }
 
+    /// Fetches and prepares its parts. Starting a cluster does so too; a test that starts one without
+    /// a network does it before.
+    ///
+    /// # Errors
+    /// If they cannot be fetched, with the reason.
+    pub fn prepare(self) -> Result<()> {
+        Hadoop::of(self).map(drop)
+    }
+
     /// The version as `fetch.py` takes it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -164,6 +164,7 @@ impl HdfsBuilder {
         let hdfs = Hdfs {
             client: HadoopClient::new(hadoop, conf_dir, self.env.clone())
                 .with_jvm_flags(&self.jvm_flags),
+            sites: (core, client_hdfs),
             uri,
             namenode,
             datanodes,
@@ -209,6 +210,7 @@ pub fn server_hdfs_site() -> Site {
 #[derive(Debug)]
 pub struct Hdfs {
     client: HadoopClient,
+    sites: (Site, Site),
     uri: String,
     namenode: NameNode,
     datanodes: Vec<DataNode>,
@@ -258,6 +260,11 @@ impl Hdfs {
     /// What clients take as `HADOOP_CONF_DIR`.
     pub fn conf_dir(&self) -> &Path {
         self.client.conf_dir()
+    }
+
+    /// Copies of the clients' `core-site.xml` and `hdfs-site.xml`, to be changed and written elsewhere.
+    pub fn client_sites(&self) -> (Site, Site) {
+        self.sites.clone()
     }
 
     /// The NameNode, to be killed, suspended, looked at.

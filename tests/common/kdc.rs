@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::client::{ToolOutput, run_program};
+use super::client::{TOOL_DEADLINE, ToolOutput, run_program};
 use super::daemon::{Daemon, Launch};
 use super::ports::Port;
 use super::scratch::{log_dir, scratch_dir};
@@ -246,7 +246,8 @@ fn find_program(name: &str) -> Result<PathBuf> {
 }
 
 fn run(name: &str, args: &[OsString], env: &[(OsString, OsString)]) -> Result<ToolOutput> {
-    run_program(&find_program(name)?, args, env.iter().cloned())
+    let env = env.iter().cloned();
+    run_program(&find_program(name)?, args, env, TOOL_DEADLINE)
 }
 
 fn succeed(name: &str, args: &[OsString], env: &[(OsString, OsString)]) -> Result<()> {

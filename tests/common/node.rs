@@ -120,6 +120,13 @@ impl Server {
         self.daemon(&mut running)?.signal(signal)
     }
 
+    fn is_running(&self) -> bool {
+        let mut running = self.lock();
+        running
+            .as_mut()
+            .is_some_and(|daemon| daemon.exit_status().is_none())
+    }
+
     fn pid(&self) -> Option<u32> {
         self.lock().as_ref().map(Daemon::pid)
     }
@@ -174,6 +181,11 @@ macro_rules! delegate_to_server {
             /// If it is down.
             pub fn resume(&self) -> Result<()> {
                 self.server.signal(Signal::CONT)
+            }
+
+            /// Whether the server runs; also if it is frozen. It may have ended by itself.
+            pub fn is_running(&self) -> bool {
+                self.server.is_running()
             }
 
             /// The server's pid; `None` while it is down.

@@ -94,10 +94,7 @@ fn run_each_program(cold: &Hadoop, into: &Path) -> Result<()> {
     namenode.start()?;
     datanode.start()?;
     namenode.await_ready(1)?;
-    let file = dir.join("file");
-    fs::write(&file, "text").with_context(|| format!("cannot write {}", file.display()))?;
-    let file = file.to_str().context("a scratch directory is not UTF-8")?;
-    tools.dfs(&["-put", file, "/file"])?;
+    tools.write_file("/file", b"text")?;
     tools
         .with_jvm_flags(&[dump(FS_SHELL)])
         .dfs(&["-cat", "/file"])?;

@@ -14,3 +14,5 @@ mod json_output;
 mod sandbox;
 #[cfg(test)]
 mod storage;
+#[cfg(test)]
+mod storage_flaws;
