@@ -242,7 +242,7 @@ fn a_listing_shows_markers_and_no_escape_sequences() {
         .collect();
     assert_eq!(
         first,
-        ["marker", "a.blue", "b.green", "evil\\u{1b}[2J\\nname"]
+        ["MARKER", "a.blue", "b.green", "evil\\u{1b}[2J\\nname"]
     );
 }
 
