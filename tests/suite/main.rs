@@ -7,6 +7,8 @@ mod config;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod imports;
 #[cfg(test)]
 mod json_output;
