@@ -8,6 +8,7 @@ mod config;
 mod demo;
 #[cfg(test)]
 mod docs_current;
+#[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
 mod imports;
