@@ -4,12 +4,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 use crate::model::{JobName, Slot};
 use crate::stop::decide::Outcome;
 use crate::stop::proof::Verdict;
 use crate::stop::receipt::Receipt;
 use crate::storage::StorageUri;
+
+/// How many hooks run at once: a NameNode that does not answer is an alarm of every job.
+static AT_ONCE: Semaphore = Semaphore::const_new(8);
 
 /// The programs of one slot; each is a program and its arguments, run without a shell.
 #[derive(Debug, Clone)]
@@ -132,6 +136,8 @@ impl Hooks {
 }
 
 async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
+    // Never closed, so there is always a permit in the end.
+    let _permit = AT_ONCE.acquire().await;
     match tokio::time::timeout(timeout, command.status()).await {
         Ok(Ok(status)) if status.success() => tracing::info!(hook = name, "the hook ran"),
         Ok(Ok(status)) => tracing::error!(hook = name, "the hook failed: {status}"),

@@ -5,12 +5,18 @@
 //! of its own ([`slot`]) that owns what is known of it; a slow job or directory delays no other.
 
 pub mod alarm;
+pub mod ask;
+mod child_backend;
 pub mod crash_point;
 pub mod hooks;
 pub mod poller;
+pub mod run;
+mod run_error;
+pub mod signals;
 pub mod slot;
 mod stop_acts;
 mod stopping;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -169,11 +169,15 @@ impl SlotEngine {
         }
     }
 
+    /// Raises the alarm once the trouble is old enough; before that, tells of it once.
     pub(super) fn alarm_if_late(&mut self, kind: AlarmKind, since: Instant, text: &str) {
-        if since.elapsed() >= self.spec.marker_policy.alarm_after {
+        let lasted = since.elapsed();
+        if lasted >= self.spec.marker_policy.alarm_after {
             self.alarms.raise(kind, text, &self.spec.hooks);
-        } else {
+        } else if lasted < Duration::from_millis(1) {
             tracing::warn!(alarm = kind.as_str(), "{text}");
+        } else {
+            tracing::debug!(alarm = kind.as_str(), "{text}");
         }
     }
 

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod proof;
 pub mod receipt;
 pub mod record;
+pub mod retention;
 pub mod signal;
 pub mod status;
 

@@ -19,7 +19,7 @@ use super::wait::wait_until;
 /// never ends before the process does. Should the test process be gone before `setpriv` asks for that
 /// signal, the shell finds another parent and does not start the server.
 const LEASH: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
 const LOG_TAIL_BYTES: u64 = 6_000;
 const KEPT_ENV: [&str; 5] = ["PATH", "HOME", "LANG", "USER", "TMPDIR"];
 
