@@ -1,1 +1,3 @@
 //! Tests without servers.
+
+mod process;
