@@ -2,9 +2,25 @@
 
 use std::process::ExitCode;
 
+use stepdown::{cli, process};
+
 fn main() -> ExitCode {
-    if let Some(code) = stepdown::process::gate::run_if_asked(std::env::args_os()) {
+    if let Some(code) = process::gate::run_if_asked(std::env::args_os()) {
         return code;
     }
-    ExitCode::SUCCESS
+    let invocation = match cli::parse(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(code) => return code,
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::no_runtime(&invocation, error),
+    };
+    let code = runtime.block_on(cli::run(invocation));
+    // A call into a hung mount keeps its thread for as long as the mount hangs; the answer is given.
+    runtime.shutdown_background();
+    code
 }

@@ -1,1 +1,6 @@
 //! Tests against real servers.
+
+#[path = "../common/mod.rs"]
+pub mod common;
+
+mod fixtures;

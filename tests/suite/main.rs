@@ -1,3 +1,24 @@
 //! Tests without servers.
 
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod config;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod docs_current;
+#[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
+mod imports;
+#[cfg(test)]
+mod json_output;
+#[cfg(test)]
 mod process;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
+mod storage;
+#[cfg(test)]
+mod storage_flaws;

@@ -1,0 +1,375 @@
+//! How far a query came, from file names alone: the evidence for the proof of a stop.
+
+use jiff::Timestamp;
+
+use super::layout::{batch_of_name, is_dstreams_checkpoint};
+use super::{CheckpointError, QueryId};
+use crate::model::BatchId;
+use crate::storage::{
+    Depth, ErrorKind, FileKind, FileStat, Storage, StorageError, StoragePath, StorageUri,
+};
+
+/// The names that only a Structured Streaming checkpoint has at its top.
+const QUERY_ENTRIES: [&str; 5] = ["metadata", "offsets", "commits", "sources", "state"];
+
+/// A `metadata` file has 45 bytes; anything far above is none.
+const MAX_METADATA_BYTES: u64 = 64 * 1024;
+
+/// Which kind of directory was found where a checkpoint was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectoryKind {
+    /// The checkpoint of a Structured Streaming query.
+    Query,
+    /// The checkpoint of a DStreams application; its progress is in serialized Java objects.
+    DStreams,
+    /// Nothing but hidden files: a query that never ran, or a wrong path.
+    Empty,
+    /// Entries, but none that a checkpoint has.
+    Foreign,
+}
+
+/// How far a query came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// What the directory is. Everything below is `None` unless it is a query's checkpoint.
+    pub directory: DirectoryKind,
+    /// The id in `metadata`; `None` if the file is missing or damaged.
+    pub query_id: Option<QueryId>,
+    /// What is wrong with the content of `metadata`, if it is there and gives no id.
+    pub metadata_damage: Option<String>,
+    /// The greatest batch in `offsets/`.
+    pub last_planned: Option<BatchId>,
+    /// When that file was written, by the storage's clock.
+    pub planned_at: Option<Timestamp>,
+    /// The greatest batch in `commits/`.
+    pub last_committed: Option<BatchId>,
+    /// When that file was written, by the storage's clock.
+    pub committed_at: Option<Timestamp>,
+    /// Whether ids are missing between the smallest and the greatest in `offsets/`, as async progress
+    /// tracking leaves them. With it, batches that ran after the last recorded one leave no trace, and
+    /// run again after a restart.
+    pub has_offset_gaps: bool,
+}
+
+/// What the progress of a query proves about its stop, in the words of the design.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The last planned batch is committed.
+    Clean {
+        /// That batch.
+        batch: BatchId,
+    },
+    /// A batch is planned and not committed; a restart runs it again.
+    Dirty {
+        /// The last planned batch.
+        planned: BatchId,
+        /// The last committed batch; `None` if none ever was.
+        committed: Option<BatchId>,
+    },
+    /// The query never planned a batch: there is nothing to lose or to repeat.
+    Empty,
+    /// The directory cannot say.
+    Unproven(Unproven),
+}
+
+/// Why a directory proves nothing about a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// DStreams keep their progress in serialized Java objects.
+    #[error("it is the checkpoint of a DStreams application, which does not show its batches")]
+    DStreams,
+    /// The directory has entries, but none of a checkpoint: the path is likely wrong.
+    #[error("the directory is not a checkpoint of a streaming query")]
+    NotACheckpoint,
+    /// A batch is committed that was never planned: files were removed, or two queries write here.
+    #[error("batch {committed} is committed, but offsets/{committed} does not exist")]
+    CommitAhead {
+        /// The last committed batch.
+        committed: BatchId,
+        /// The last planned batch.
+        planned: Option<BatchId>,
+    },
+}
+
+/// Reads how far the query with the checkpoint `dir` came.
+///
+/// Reads names and time stamps, and the content of `metadata` only. `commits/` is listed before
+/// `offsets/`, so that a batch planned meanwhile can make a stop look dirty, but never clean.
+///
+/// # Errors
+/// [`CheckpointError::Missing`] if there is no such directory, [`CheckpointError::Storage`] if the
+/// storage could not answer.
+pub async fn load_progress(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+) -> Result<Progress, CheckpointError> {
+    let top = match storage.list(dir, Depth::Children).await {
+        Ok(top) => top,
+        Err(e) if e.kind == ErrorKind::NotFound => {
+            let uri = StorageUri::new(storage.authority().clone(), dir.clone());
+            return Err(CheckpointError::Missing { uri });
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let directory = recognise(&top);
+    if directory != DirectoryKind::Query {
+        return Ok(Progress::without_batches(directory));
+    }
+    let metadata = present(
+        storage
+            .read_small(&dir.join("metadata"), MAX_METADATA_BYTES)
+            .await,
+    )?;
+    let commits = present(storage.list(&dir.join("commits"), Depth::Children).await)?;
+    let offsets = present(storage.list(&dir.join("offsets"), Depth::Children).await)?;
+    Ok(read_progress(
+        metadata.as_deref(),
+        &offsets.unwrap_or_default(),
+        &commits.unwrap_or_default(),
+    ))
+}
+
+/// What `progress` proves about the stop of its query.
+pub fn judge(progress: &Progress) -> Proof {
+    match progress.directory {
+        DirectoryKind::Empty => return Proof::Empty,
+        DirectoryKind::DStreams => return Proof::Unproven(Unproven::DStreams),
+        DirectoryKind::Foreign => return Proof::Unproven(Unproven::NotACheckpoint),
+        DirectoryKind::Query => {}
+    }
+    match (progress.last_planned, progress.last_committed) {
+        (None, None) => Proof::Empty,
+        (Some(planned), Some(committed)) if committed == planned => {
+            Proof::Clean { batch: committed }
+        }
+        (Some(planned), Some(committed)) if committed < planned => Proof::Dirty {
+            planned,
+            committed: Some(committed),
+        },
+        (Some(planned), None) => Proof::Dirty {
+            planned,
+            committed: None,
+        },
+        (planned, Some(committed)) => Proof::Unproven(Unproven::CommitAhead { committed, planned }),
+    }
+}
+
+impl Progress {
+    fn without_batches(directory: DirectoryKind) -> Self {
+        Self {
+            directory,
+            query_id: None,
+            metadata_damage: None,
+            last_planned: None,
+            planned_at: None,
+            last_committed: None,
+            committed_at: None,
+            has_offset_gaps: false,
+        }
+    }
+}
+
+/// What the entries at the top of a directory say that it is.
+pub fn recognise(top: &[FileStat]) -> DirectoryKind {
+    let names = || top.iter().map(|entry| entry.path.name());
+    if names().any(|name| QUERY_ENTRIES.contains(&name)) {
+        DirectoryKind::Query
+    } else if names().any(is_dstreams_checkpoint) {
+        DirectoryKind::DStreams
+    } else if names().all(|name| name.starts_with('.')) {
+        DirectoryKind::Empty
+    } else {
+        DirectoryKind::Foreign
+    }
+}
+
+/// The progress that the content of `metadata` and the listings of `offsets/` and `commits/` show.
+pub fn read_progress(
+    metadata: Option<&[u8]>,
+    offsets: &[FileStat],
+    commits: &[FileStat],
+) -> Progress {
+    let mut progress = Progress::without_batches(DirectoryKind::Query);
+    match metadata.map(QueryId::from_metadata) {
+        Some(Ok(id)) => progress.query_id = Some(id),
+        Some(Err(damage)) => progress.metadata_damage = Some(damage.to_string()),
+        None => {}
+    }
+    if let Some((batch, written_at)) = newest(offsets) {
+        progress.last_planned = Some(batch);
+        progress.planned_at = Some(written_at);
+        progress.has_offset_gaps = has_gaps(offsets);
+    }
+    if let Some((batch, written_at)) = newest(commits) {
+        progress.last_committed = Some(batch);
+        progress.committed_at = Some(written_at);
+    }
+    progress
+}
+
+/// Tells "the storage said that it is not there" from every other failure.
+fn present<T>(answer: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The batches that a listing of `offsets/` or `commits/` shows, in no order. Spark follows links.
+fn batches(listing: &[FileStat]) -> impl Iterator<Item = (BatchId, Timestamp)> {
+    listing
+        .iter()
+        .filter(|entry| matches!(entry.kind, FileKind::File | FileKind::Symlink))
+        .filter_map(|entry| Some((batch_of_name(entry.path.name())?, entry.modified_at)))
+}
+
+fn newest(listing: &[FileStat]) -> Option<(BatchId, Timestamp)> {
+    batches(listing).max_by_key(|(batch, _)| *batch)
+}
+
+fn has_gaps(listing: &[FileStat]) -> bool {
+    let mut count = 0_u64;
+    let (mut min, mut max) = (u64::MAX, 0);
+    for (BatchId(batch), _) in batches(listing) {
+        count += 1;
+        min = min.min(batch);
+        max = max.max(batch);
+    }
+    count > 0 && max - min >= count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: FileKind, second: i64) -> FileStat {
+        FileStat {
+            path: StoragePath::parse(path).unwrap(),
+            kind,
+            len_bytes: 1,
+            modified_at: Timestamp::from_second(second).unwrap(),
+            mode: None,
+            owner: None,
+            group: None,
+        }
+    }
+
+    /// A listing of `names`; entry i was written at second i.
+    fn listing(names: &[&str]) -> Vec<FileStat> {
+        let mut second = -1;
+        names
+            .iter()
+            .map(|name| {
+                second += 1;
+                entry(&format!("/c/{name}"), FileKind::File, second)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_stop_is_judged_by_names_alone() {
+        let b = BatchId;
+        let dirty = |planned, committed: Option<u64>| Proof::Dirty {
+            planned: b(planned),
+            committed: committed.map(b),
+        };
+        let ahead = |committed, planned: Option<u64>| {
+            Proof::Unproven(Unproven::CommitAhead {
+                committed: b(committed),
+                planned: planned.map(b),
+            })
+        };
+        for (offsets, commits, proof) in [
+            (&[][..], &[][..], Proof::Empty),
+            (&["0"], &["0"], Proof::Clean { batch: b(0) }),
+            (&["0"], &[], dirty(0, None)),
+            (&["8", "9", "10"], &["8", "9"], dirty(10, Some(9))),
+            // Sorted by bytes, 10 stands before 9.
+            (
+                &["10", "8", "9"],
+                &["10", "8", "9"],
+                Proof::Clean { batch: b(10) },
+            ),
+            (&["5", "6", "7"], &["5"], dirty(7, Some(5))),
+            // Gaps of async progress tracking, and a gap in commits.
+            (
+                &["0", "3", "37", "7"],
+                &["0", "37"],
+                Proof::Clean { batch: b(37) },
+            ),
+            (
+                &[".9.0f0f.tmp", ".8.crc", "8", "9.bak", "README", "011"],
+                &[".9.0f0f.tmp", "8", "9.compact", "99999999999999999999"],
+                Proof::Clean { batch: b(8) },
+            ),
+            (&["7"], &["7", "8"], ahead(8, Some(7))),
+            (&[], &["3"], ahead(3, None)),
+        ] {
+            let progress = read_progress(None, &listing(offsets), &listing(commits));
+            assert_eq!(judge(&progress), proof, "{offsets:?} {commits:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_those_of_the_newest_batch_and_gaps_are_seen() {
+        let progress = read_progress(
+            Some(br#"{"id":"c77e8c68-28a9-4bfb-877a-e29b6987550f"}"#),
+            &listing(&["10", "8", "9"]),
+            &listing(&["4", "6", "8", "9"]),
+        );
+        assert_eq!(progress.planned_at, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(progress.committed_at.map(Timestamp::as_second), Some(3));
+        assert!(!progress.has_offset_gaps);
+        assert_eq!(
+            progress.query_id.map(|id| id.to_string()).as_deref(),
+            Some("c77e8c68-28a9-4bfb-877a-e29b6987550f")
+        );
+        assert!(read_progress(None, &listing(&["0", "3"]), &[]).has_offset_gaps);
+    }
+
+    #[test]
+    fn damaged_metadata_does_not_hide_the_batches() {
+        let progress = read_progress(Some(b""), &listing(&["1"]), &listing(&["1"]));
+        assert_eq!(progress.query_id, None);
+        assert_eq!(
+            progress.metadata_damage.as_deref(),
+            Some("the file is empty")
+        );
+        assert_eq!(judge(&progress), Proof::Clean { batch: BatchId(1) });
+    }
+
+    #[test]
+    fn a_directory_with_a_batch_name_is_no_batch() {
+        let mut offsets = listing(&["1"]);
+        offsets.push(entry("/c/2", FileKind::Dir, 9));
+        let progress = read_progress(None, &offsets, &listing(&["1"]));
+        assert_eq!(judge(&progress), Proof::Clean { batch: BatchId(1) });
+    }
+
+    #[test]
+    fn directories_are_recognised_by_their_top() {
+        for (names, kind) in [
+            (&[][..], DirectoryKind::Empty),
+            (&[".metadata.crc"], DirectoryKind::Empty),
+            (&["metadata"], DirectoryKind::Query),
+            (&["README", "offsets"], DirectoryKind::Query),
+            (
+                &["checkpoint-1795153035000", "receivedData"],
+                DirectoryKind::DStreams,
+            ),
+            (&["part-00000.parquet"], DirectoryKind::Foreign),
+            (&["clicks", "views"], DirectoryKind::Foreign),
+        ] {
+            assert_eq!(recognise(&listing(names)), kind, "{names:?}");
+        }
+        assert_eq!(
+            judge(&Progress::without_batches(DirectoryKind::DStreams)),
+            Proof::Unproven(Unproven::DStreams)
+        );
+        assert_eq!(
+            judge(&Progress::without_batches(DirectoryKind::Foreign)),
+            Proof::Unproven(Unproven::NotACheckpoint)
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! The configuration: one TOML file, read whole, checked whole, with the origin of every value.
+//!
+//! - [`schema`]: the values as the parts of stepdown use them, with their defaults.
+//! - [`mod@load`]: which file is read, and from it the [`Config`] or **all** problems at once.
+//! - [`lint`]: what is valid and yet unlikely to be meant.
+//! - [`mod@reference`]: the embedded `conf/stepdown.toml` and the page made from it.
+//!
+//! Sees `model` and the URI types of `storage`, nothing else: the engines take option structs of
+//! their own, filled in `app`.
+
+pub mod duration;
+mod key;
+pub mod lint;
+pub mod load;
+mod problem;
+mod read;
+pub mod reference;
+pub mod schema;
+mod section;
+
+pub use load::{Environment, Loaded, Lookup, load};
+pub use problem::{ConfigError, Place, Problem};
+pub use schema::{
+    Argv, AttemptFrom, CommandStop, Config, EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level,
+    Log, LogFormat, Restart, Run, SignalStop, SignalTarget, Stop, StopSignal, Trigger, Watch,
+};
+pub use section::{Origin, Setting};

@@ -1,0 +1,176 @@
+//! The control directory: where stepdown, operators and drivers keep their files for all jobs.
+//!
+//! Every record of a stop is a file that is written once, by exclusive create or by rename, and is
+//! named after the attempt that it speaks of. So a write that arrives late finds its file there
+//! already and changes nothing, and a watcher that takes over reads from the names alone how far the
+//! one before it came. `docs/design/control-directory.md` has the whole tree.
+
+mod document;
+mod lease;
+mod sentinel;
+
+use std::sync::Arc;
+
+use crate::model::{JobName, Slot, StopId};
+use crate::storage::{self, Storage, StoragePath, StorageUri};
+
+pub use document::{
+    Document, DocumentError, FORMAT, Prepared, Saved, load, load_optional, prepare_new,
+    publish_new, save_new, save_replacing,
+};
+pub use lease::{Acquired, Lease, LeaseError, LeaseOwner, LeasePolicy, LeaseWatch, inspect_lease};
+pub use sentinel::{SENTINEL, Sentinel, SentinelError};
+
+/// What a lease gives the sole right to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseScope {
+    /// To stop the attempt that runs in a slot.
+    Stop(Slot),
+    /// To start and supervise the process of a slot (`stepdown run`).
+    Run(Slot),
+}
+
+/// A control directory: a storage and a root within it, with the names of all files below.
+///
+/// The state that `run --marker URI` keeps beside a marker (`<marker>.stepdown/`) is a small control
+/// directory of the same shape.
+#[derive(Debug, Clone)]
+pub struct ControlDir {
+    storage: Arc<dyn Storage>,
+    root: StoragePath,
+}
+
+impl ControlDir {
+    /// The control directory at `root`; nothing is read or made.
+    pub fn new(storage: Arc<dyn Storage>, root: StoragePath) -> Self {
+        Self { storage, root }
+    }
+
+    /// The storage it lies in.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &StoragePath {
+        &self.root
+    }
+
+    /// The URI of a path in it, for messages.
+    pub fn uri(&self, path: &StoragePath) -> StorageUri {
+        StorageUri::new(self.storage.authority().clone(), path.clone())
+    }
+
+    /// Operators, jobs and rollouts touch and remove files here; one listing shows all.
+    pub fn markers_dir(&self) -> StoragePath {
+        self.root.join("markers")
+    }
+
+    /// The marker of a slot, unless the config names another one.
+    pub fn marker(&self, job: &JobName, slot: Slot) -> StoragePath {
+        self.markers_dir().join(&format!("{job}.{slot}"))
+    }
+
+    /// Requests of operators.
+    pub fn requests_dir(&self) -> StoragePath {
+        self.root.join("requests")
+    }
+
+    /// The request to start a slot again: a marker that was touched while its stop went on.
+    pub fn start_request(&self, job: &JobName, stop_id: &StopId) -> StoragePath {
+        self.requests_dir().join(&format!("{job}.start.{stop_id}"))
+    }
+
+    /// Status files of drivers and of `run`.
+    pub fn status_dir(&self) -> StoragePath {
+        self.root.join("status")
+    }
+
+    /// The status file of a slot.
+    pub fn status(&self, job: &JobName, slot: Slot) -> StoragePath {
+        self.status_dir().join(&format!("{job}.{slot}.json"))
+    }
+
+    /// What stepdown itself keeps of a job.
+    pub fn state_dir(&self, job: &JobName) -> StoragePath {
+        self.root.join("state").join(job.as_str())
+    }
+
+    /// The generations of one lease.
+    pub fn lease_dir(&self, job: &JobName, scope: LeaseScope) -> StoragePath {
+        let name = match scope {
+            LeaseScope::Stop(slot) => format!("{slot}.lease"),
+            LeaseScope::Run(slot) => format!("{slot}.run-lease"),
+        };
+        self.state_dir(job).join(&name)
+    }
+
+    /// Records of armed attempts.
+    pub fn armed_dir(&self, job: &JobName) -> StoragePath {
+        self.state_dir(job).join("armed")
+    }
+
+    /// The record that the marker of this attempt was seen.
+    pub fn armed(&self, job: &JobName, stop_id: &StopId) -> StoragePath {
+        self.armed_dir(job).join(&format!("{stop_id}.json"))
+    }
+
+    /// Intents of stops and their steps.
+    pub fn stops_dir(&self, job: &JobName) -> StoragePath {
+        self.state_dir(job).join("stops")
+    }
+
+    /// The intent of a stop.
+    pub fn intent(&self, job: &JobName, stop_id: &StopId) -> StoragePath {
+        self.stops_dir(job).join(&format!("{stop_id}.json"))
+    }
+
+    /// A step of a stop, an empty file beside its intent: `latched`, `requesting`, ...
+    pub fn stop_step(&self, job: &JobName, stop_id: &StopId, step: &str) -> StoragePath {
+        self.stops_dir(job).join(&format!("{stop_id}.{step}"))
+    }
+
+    /// Receipts of a job.
+    pub fn receipts_dir(&self, job: &JobName) -> StoragePath {
+        self.state_dir(job).join("receipts")
+    }
+
+    /// The receipt of a stop.
+    pub fn receipt(&self, job: &JobName, stop_id: &StopId) -> StoragePath {
+        self.receipts_dir(job).join(&format!("{stop_id}.json"))
+    }
+
+    /// Makes the root, its sentinel, and the folders that all jobs share; repeatable.
+    ///
+    /// # Errors
+    /// As [`Storage::create_dir_all`] and [`Sentinel::ensure`].
+    pub async fn ensure(&self) -> Result<Sentinel, SentinelError> {
+        for dir in [
+            self.markers_dir(),
+            self.requests_dir(),
+            self.status_dir(),
+            self.root.join("state"),
+        ] {
+            self.storage.create_dir_all(&dir).await?;
+        }
+        let sentinel = Sentinel::ensure(self.storage.as_ref(), &self.root).await?;
+        Sentinel::ensure(self.storage.as_ref(), &self.markers_dir()).await?;
+        Ok(sentinel)
+    }
+
+    /// Makes the folders in which stepdown keeps the state of one job; repeatable.
+    ///
+    /// # Errors
+    /// As [`Storage::create_dir_all`].
+    pub async fn ensure_job(&self, job: &JobName, slot: Slot) -> storage::Result<()> {
+        for dir in [
+            self.lease_dir(job, LeaseScope::Stop(slot)),
+            self.armed_dir(job),
+            self.stops_dir(job),
+            self.receipts_dir(job),
+        ] {
+            self.storage.create_dir_all(&dir).await?;
+        }
+        Ok(())
+    }
+}

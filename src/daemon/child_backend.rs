@@ -1,0 +1,77 @@
+//! The backend of `run`: signals to its own child.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::model::AttemptId;
+use crate::stop::signal::SignalBackend;
+use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
+
+/// How long after a child is seen to be gone its exit code may take to be known.
+const EXIT_TOLD: Duration = Duration::from_millis(500);
+
+/// The signal backend for a child of this process, which knows how it ended.
+#[derive(Debug)]
+pub(super) struct ChildBackend {
+    pub(super) signal: SignalBackend,
+    pub(super) exit: watch::Receiver<Option<Exit>>,
+}
+
+#[async_trait]
+impl Backend for ChildBackend {
+    fn name(&self) -> &'static str {
+        self.signal.name()
+    }
+
+    async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError> {
+        self.signal.find_attempt().await
+    }
+
+    fn check_reach(&self, attempt: &AttemptId) -> Result<(), BackendError> {
+        self.signal.check_reach(attempt)
+    }
+
+    async fn request_stop(
+        &self,
+        attempt: &AttemptId,
+        order: &StopOrder,
+    ) -> Result<(), BackendError> {
+        self.signal.request_stop(attempt, order).await
+    }
+
+    async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
+        match self.signal.observe(attempt, freshness).await {
+            Observation::Stopped { exit } => {
+                // The parent may be about to learn the exit code.
+                let mut told = self.exit.clone();
+                let known = tokio::time::timeout(EXIT_TOLD, told.wait_for(Option::is_some)).await;
+                let known = known.ok().and_then(Result::ok).and_then(|exit| *exit);
+                Observation::Stopped {
+                    exit: known.or(exit),
+                }
+            }
+            other @ (Observation::Running
+            | Observation::Stopping
+            | Observation::Restarted { .. }
+            | Observation::Unknown { .. }) => other,
+        }
+    }
+
+    async fn await_change(&self, attempt: &AttemptId, at_most: Duration) {
+        self.signal.await_change(attempt, at_most).await;
+    }
+
+    async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
+        self.signal.force(attempt, order).await
+    }
+
+    fn drains_itself(&self) -> bool {
+        false
+    }
+
+    async fn reports_running(&self, attempt: &AttemptId) -> bool {
+        self.signal.reports_running(attempt).await
+    }
+}

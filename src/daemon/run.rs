@@ -1,0 +1,662 @@
+//! `run`: one command under supervision, from its marker to its receipt.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Daemon;
+use super::child_backend::ChildBackend;
+use super::crash_point::crash_point;
+use super::poller::{PollPolicy, Poller, Sightings};
+pub use super::run_error::RunError;
+use super::signals::Signals;
+use super::slot::{Followed, SlotEngine, SlotSpec};
+use crate::control::{
+    Acquired, ControlDir, DocumentError, Lease, LeaseError, LeaseOwner, LeaseScope, LeaseWatch,
+    Saved,
+};
+use crate::marker::file::{MarkerNote, create_marker, remove_own_marker};
+use crate::marker::poll::{DirectoryPoll, GuardRecord, Round, Sighting, error_chain};
+use crate::model::AttemptId;
+use crate::process::forward::{FirstRequest, RunReaction, SignalPlan, signals_to_catch};
+use crate::process::restart::{
+    EndCause, EndedRun, RestartCount, RestartDecision, RestartPolicy, decide_restart,
+};
+use crate::process::{
+    Child, ChildGroup, EndsWith, ProcessState, Signal, SignalTarget, SpawnOptions, Terminal,
+    observe, send, spawn_gated,
+};
+use crate::stop::Exit;
+use crate::stop::decide::Outcome;
+use crate::stop::receipt::Receipt;
+use crate::stop::record::{Armed, save_armed};
+use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
+use crate::stop::status::{Phase, StatusFile, load_status, save_status};
+
+/// Pause between two tries at something that `run` cannot go on without.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How to run the command.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The command and its arguments.
+    pub argv: Vec<OsString>,
+    /// Variables for it, over those of this process.
+    pub env: Vec<(OsString, OsString)>,
+    /// Whether `run` makes the marker, or waits until someone else has.
+    pub create_marker: bool,
+    /// Whether and when a command that failed is started again.
+    pub restart: RestartPolicy,
+    /// The command is killed when stepdown dies.
+    pub die_with_parent: bool,
+    /// The signal that asks the command to stop.
+    pub signal: Signal,
+    /// Who gets it.
+    pub target: SignalTarget,
+    /// When the command counts as over.
+    pub ends_with: EndsWith,
+    /// How long after the command's end `run` tries to write the receipt.
+    pub receipt_deadline: Duration,
+    /// How polls are timed.
+    pub poll: PollPolicy,
+}
+
+/// How `run` ended.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    /// How the command ended; unknown for one that was adopted and is not this process's child.
+    pub exit: Option<Exit>,
+    /// The receipt of its last attempt.
+    pub receipt: Option<Box<Receipt>>,
+}
+
+/// The supervision of one command.
+#[derive(Debug)]
+pub struct Runner {
+    daemon: Daemon,
+    spec: Arc<SlotSpec>,
+    control: ControlDir,
+    options: RunOptions,
+    run_id: Uuid,
+    shutdown: CancellationToken,
+}
+
+/// One attempt under supervision.
+struct Attempt {
+    id: AttemptId,
+    /// None for one that an earlier `run` started.
+    child: Option<Child>,
+    begun: Instant,
+}
+
+/// How one attempt ended.
+struct AttemptEnd {
+    exit: Option<Exit>,
+    receipt: Option<Box<Receipt>>,
+    on_purpose: bool,
+    ran_for: Duration,
+}
+
+impl Runner {
+    /// A runner that has not begun.
+    pub fn new(daemon: Daemon, spec: SlotSpec, control: ControlDir, options: RunOptions) -> Self {
+        Self {
+            daemon,
+            spec: Arc::new(spec),
+            control,
+            options,
+            run_id: Uuid::new_v4(),
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    /// Runs the command to its end, through restarts if the policy has them.
+    ///
+    /// # Errors
+    /// [`RunError`]; unless it is `NoReceipt`, no command of this call is running.
+    pub async fn run(mut self) -> Result<RunEnd, RunError> {
+        let system = |step| move |source| RunError::System { step, source };
+        let caught = signals_to_catch();
+        let mut signals = Signals::catch(&caught).map_err(system("catching signals"))?;
+        self.set_up().await?;
+        let lease = self.take_slot(&mut signals).await?;
+        let beats = self.keep_slot(lease);
+        let ended = self.run_attempts(&mut signals).await;
+        // Only a marker of this run is removed, and only when no attempt of it is left.
+        if !matches!(ended, Err(RunError::NoReceipt { .. }))
+            && let Err(error) = self.remove_marker().await
+        {
+            tracing::warn!("the marker was not removed: {}", error_chain(&error));
+        }
+        self.shutdown.cancel();
+        if let Ok(Some(lease)) = beats.await
+            && let Err(error) = lease.release(self.control.storage().as_ref()).await
+        {
+            tracing::debug!("the lease was not given back: {}", error_chain(&error));
+        }
+        ended
+    }
+
+    async fn set_up(&self) -> Result<(), RunError> {
+        // A directory that is missing is a mistake in the marker's URI, not something to make.
+        if let Some(parent) = self.spec.marker.path.parent() {
+            self.spec.marker_storage.identify_dir(&parent).await?;
+        }
+        self.control.ensure().await?;
+        self.control
+            .ensure_job(&self.spec.job, self.spec.slot)
+            .await?;
+        let lease_dir = self
+            .control
+            .lease_dir(&self.spec.job, LeaseScope::Run(self.spec.slot));
+        self.control.storage().create_dir_all(&lease_dir).await?;
+        Ok(())
+    }
+
+    /// Takes the sole right to run the slot's command.
+    async fn take_slot(&self, signals: &mut Signals) -> Result<Lease, RunError> {
+        let dir = self
+            .control
+            .lease_dir(&self.spec.job, LeaseScope::Run(self.spec.slot));
+        let owner = self.daemon.lease_owner(self.run_id);
+        let policy = super::stopping::lease_policy(self.spec.lease_ttl);
+        let mut watch = LeaseWatch::default();
+        let begun = Instant::now();
+        loop {
+            let storage = self.control.storage().as_ref();
+            let held = Lease::try_acquire(storage, &dir, &owner, policy, &mut watch).await?;
+            let holder: Option<LeaseOwner> = match held {
+                Acquired::Taken(lease) => return Ok(lease),
+                Acquired::Held { owner, .. } => owner,
+            };
+            let alive = holder.as_ref().is_some_and(|holder| {
+                matches!(
+                    observe(&holder.process, EndsWith::Process),
+                    ProcessState::Running { .. }
+                )
+            });
+            // Of another host's holder only its silence can tell.
+            if alive || begun.elapsed() > self.spec.lease_ttl + self.spec.lease_ttl / 2 {
+                let holder = holder.map_or_else(
+                    || "of unknown origin".to_owned(),
+                    |holder| format!("process {}", holder.process),
+                );
+                return Err(RunError::Occupied { holder });
+            }
+            tokio::select! {
+                signal = signals.next() => return Err(RunError::Interrupted(signal)),
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Keeps the lease alive in a task of its own; the task gives it back at the shutdown.
+    fn keep_slot(&self, mut lease: Lease) -> tokio::task::JoinHandle<Option<Lease>> {
+        let storage = Arc::clone(self.control.storage());
+        let (ttl, shutdown) = (self.spec.lease_ttl, self.shutdown.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Some(lease),
+                    () = tokio::time::sleep(ttl / 4) => {}
+                }
+                match lease.beat(storage.as_ref()).await {
+                    Ok(_) => {}
+                    Err(error @ LeaseError::Lost { .. }) => {
+                        tracing::error!("{error}; the command runs on");
+                        return None;
+                    }
+                    Err(error) => tracing::warn!("{}", error_chain(&error)),
+                }
+            }
+        })
+    }
+
+    async fn run_attempts(&mut self, signals: &mut Signals) -> Result<RunEnd, RunError> {
+        let sightings = self.start_poller();
+        let adopted = self.adopt_or_clear(&sightings).await?;
+        let mut restarts = RestartCount::default();
+        let mut terminal = Terminal::open().map_err(|source| RunError::System {
+            step: "opening the terminal",
+            source,
+        })?;
+        let mut attempt = if let Some(attempt) = adopted {
+            attempt
+        } else {
+            self.make_marker(signals).await?;
+            self.start(terminal.as_mut()).await?
+        };
+        loop {
+            let end = self
+                .supervise(attempt, &sightings, signals, terminal.as_mut())
+                .await?;
+            let cause = if end.on_purpose {
+                EndCause::OnPurpose
+            } else {
+                EndCause::ByItself
+            };
+            let ended = EndedRun {
+                cause,
+                exit: end.exit.map(to_process_exit),
+                ran_for: end.ran_for,
+            };
+            let over = RunEnd {
+                exit: end.exit,
+                receipt: end.receipt,
+            };
+            match decide_restart(&self.options.restart, restarts, ended, fastrand::f64()) {
+                RestartDecision::Leave(reason) => {
+                    tracing::info!("the command is not started again: {reason}");
+                    return Ok(over);
+                }
+                RestartDecision::Restart { after, count } => {
+                    restarts = count;
+                    tracing::warn!(after_s = after.as_secs_f64(), "starting the command again");
+                    if !self.await_restart(after, signals).await {
+                        return Ok(over);
+                    }
+                    attempt = self.start(terminal.as_mut()).await?;
+                }
+            }
+        }
+    }
+
+    fn start_poller(&self) -> Sightings {
+        let (poller, mut views) = Poller::new(self.directory_poll(), self.options.poll, 1);
+        let sightings = views.swap_remove(0);
+        tokio::spawn(poller.run(self.shutdown.clone()));
+        sightings
+    }
+
+    fn directory_poll(&self) -> DirectoryPoll {
+        let path = &self.spec.marker.path;
+        DirectoryPoll::new(
+            Arc::clone(&self.spec.marker_storage),
+            path.parent()
+                .unwrap_or_else(crate::storage::StoragePath::root),
+            &self.spec.sentinel_dir,
+            vec![path.name().to_owned()],
+            self.daemon.boot_id.clone(),
+        )
+    }
+
+    /// The attempt that an earlier `run` left running; or none, with its receipt written if it ended
+    /// meanwhile.
+    async fn adopt_or_clear(&mut self, sightings: &Sightings) -> Result<Option<Attempt>, RunError> {
+        let Some(status) = load_status(&self.control, &self.spec.job, self.spec.slot).await? else {
+            return Ok(None);
+        };
+        if let Some(run_id) = status.run_id {
+            // The marker that the earlier one made is this one's now.
+            self.run_id = run_id;
+        }
+        if status.phase == Phase::Ended {
+            return Ok(None);
+        }
+        let attempt = Attempt {
+            id: status.attempt.clone(),
+            child: None,
+            begun: Instant::now(),
+        };
+        match observe(&status.attempt, self.options.ends_with) {
+            ProcessState::Running { .. } => {
+                tracing::warn!(attempt = %attempt.id, "adopted the command that runs already");
+                Ok(Some(attempt))
+            }
+            ProcessState::Stopped { .. } => {
+                tracing::warn!(attempt = %attempt.id, "an earlier attempt ended unseen");
+                let end = self.supervise_unattended(attempt, sightings).await?;
+                self.save_phase(&status.attempt, Phase::Ended, end.exit)
+                    .await?;
+                Ok(None)
+            }
+            ProcessState::Unknown { why } => {
+                let path = self.control.status(&self.spec.job, self.spec.slot);
+                let status_uri = self.control.uri(&path).to_string();
+                Err(RunError::AttemptUnknown {
+                    attempt: attempt.id,
+                    why,
+                    status: status_uri,
+                })
+            }
+        }
+    }
+
+    async fn make_marker(&self, signals: &mut Signals) -> Result<(), RunError> {
+        let storage = self.spec.marker_storage.as_ref();
+        if self.options.create_marker {
+            let note = MarkerNote {
+                run_id: self.run_id,
+                job: self.spec.job.clone(),
+                slot: self.spec.slot,
+                created_at: Timestamp::now(),
+            };
+            match create_marker(storage, &self.spec.marker.path, &note).await? {
+                Saved::Created => tracing::info!(marker = %self.spec.marker, "made the marker"),
+                Saved::Exists => {
+                    tracing::info!(marker = %self.spec.marker, "the marker is there already");
+                }
+            }
+            crash_point("marker-made");
+            return Ok(());
+        }
+        tracing::info!(marker = %self.spec.marker, "waiting for the marker");
+        let mut poll = self.directory_poll();
+        loop {
+            if let Sighting::Present(_) = poll.poll().await.sighting(0, None) {
+                return Ok(());
+            }
+            tokio::select! {
+                signal = signals.next() => return Err(RunError::Interrupted(signal)),
+                () = tokio::time::sleep(self.options.poll.interval) => {}
+            }
+        }
+    }
+
+    async fn remove_marker(&self) -> Result<(), DocumentError> {
+        let storage = self.spec.marker_storage.as_ref();
+        remove_own_marker(storage, &self.spec.marker.path, self.run_id).await?;
+        Ok(())
+    }
+
+    /// Starts the command: on record and armed before it runs.
+    async fn start(&self, terminal: Option<&mut Terminal>) -> Result<Attempt, RunError> {
+        let mut options = SpawnOptions::new(self.options.argv.iter().cloned());
+        options.on_parent_death = self.options.die_with_parent.then_some(Signal::KILL);
+        let own = [
+            ("STEPDOWN_JOB", self.spec.job.to_string()),
+            ("STEPDOWN_SLOT", self.spec.slot.to_string()),
+            ("STEPDOWN_MARKER", self.spec.marker.to_string()),
+            ("STEPDOWN_RUN_ID", self.run_id.to_string()),
+        ];
+        let given = self.options.env.iter().cloned();
+        options.env = own
+            .into_iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .chain(given)
+            .map(|(name, value)| (name, Some(value)))
+            .collect();
+        let gated = spawn_gated(options).await?;
+        let id = gated.attempt().clone();
+        crash_point("gated");
+        if let Err(error) = self.put_on_record(&id).await {
+            if let Err(lost) = gated.cancel().await {
+                tracing::warn!("{}", error_chain(&lost));
+            }
+            self.forget(&id).await;
+            return Err(error);
+        }
+        crash_point("recorded");
+        if let (Some(terminal), Some(group)) = (terminal, gated.group()) {
+            terminal.lend_to(group);
+        }
+        match gated.release().await {
+            Ok(child) => {
+                crash_point("released");
+                tracing::info!(attempt = %id, "the command runs");
+                Ok(Attempt {
+                    id,
+                    child: Some(child),
+                    begun: Instant::now(),
+                })
+            }
+            Err(error) => {
+                self.forget(&id).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes an attempt that never ran off the record.
+    async fn forget(&self, attempt: &AttemptId) {
+        if let Err(error) = self.save_phase(attempt, Phase::Ended, None).await {
+            tracing::warn!("{}", error_chain(&error));
+        }
+    }
+
+    async fn put_on_record(&self, attempt: &AttemptId) -> Result<(), RunError> {
+        self.save_phase(attempt, Phase::Running, None).await?;
+        let round = self.directory_poll().poll().await;
+        let directory = self.protecting_directory(&round)?;
+        let armed = Armed {
+            attempt: attempt.clone(),
+            marker: self.spec.marker.clone(),
+            directory,
+            armed_at: Timestamp::now(),
+        };
+        save_armed(&self.control, &self.spec.job, self.spec.slot, &armed).await?;
+        Ok(())
+    }
+
+    fn protecting_directory(&self, round: &Round) -> Result<GuardRecord, RunError> {
+        let unknown = |why: String| RunError::MarkerUnknown {
+            marker: self.spec.marker.to_string(),
+            why,
+        };
+        match (round.sighting(0, None), &round.guard) {
+            (Sighting::Present(_), Ok(directory)) => Ok(directory.clone()),
+            (Sighting::Present(_), Err(why)) => Err(unknown(why.to_string())),
+            (Sighting::Unknown(why), _) => Err(unknown(why.to_string())),
+            (Sighting::Absent, _) => Err(unknown(
+                "it was removed before the command was started".to_owned(),
+            )),
+        }
+    }
+
+    async fn save_phase(
+        &self,
+        attempt: &AttemptId,
+        phase: Phase,
+        exit: Option<Exit>,
+    ) -> Result<(), DocumentError> {
+        let status = StatusFile {
+            job: self.spec.job.clone(),
+            slot: self.spec.slot,
+            attempt: attempt.clone(),
+            run_id: Some(self.run_id),
+            phase,
+            marker: Some(self.spec.marker.clone()),
+            exit,
+            written_at: Timestamp::now(),
+        };
+        save_status(&self.control, &status).await
+    }
+
+    fn engine(
+        &self,
+        attempt: &AttemptId,
+        sightings: &Sightings,
+        exit: watch::Receiver<Option<Exit>>,
+    ) -> SlotEngine {
+        let signal = SignalBackend::new(SignalOptions {
+            source: AttemptSource::Known(attempt.clone()),
+            signal: self.options.signal,
+            target: self.options.target,
+            ends_with: self.options.ends_with,
+        });
+        SlotEngine::new(
+            self.daemon.clone(),
+            Arc::clone(&self.spec),
+            self.control.clone(),
+            Arc::new(ChildBackend { signal, exit }),
+            sightings.clone(),
+            self.shutdown.child_token(),
+        )
+    }
+
+    /// Writes the receipt of an attempt that is over; no signals, no terminal.
+    async fn supervise_unattended(
+        &self,
+        attempt: Attempt,
+        sightings: &Sightings,
+    ) -> Result<AttemptEnd, RunError> {
+        let (_sender, exit) = watch::channel(None);
+        let mut engine = self.engine(&attempt.id, sightings, exit);
+        let followed = Box::pin(engine.follow(&attempt.id));
+        match tokio::time::timeout(self.options.receipt_deadline, followed).await {
+            Ok(Followed::Receipt(receipt)) => Ok(AttemptEnd {
+                exit: receipt.exit,
+                on_purpose: receipt.outcome != Outcome::Died,
+                receipt: Some(receipt),
+                ran_for: Duration::ZERO,
+            }),
+            Ok(Followed::Interrupted) | Err(_) => Err(RunError::NoReceipt { exit: None }),
+        }
+    }
+
+    /// Follows one attempt to its receipt, and passes on what signals ask for meanwhile.
+    async fn supervise(
+        &self,
+        mut attempt: Attempt,
+        sightings: &Sightings,
+        signals: &mut Signals,
+        mut terminal: Option<&mut Terminal>,
+    ) -> Result<AttemptEnd, RunError> {
+        let (exit_seen, exit) = watch::channel(None);
+        let is_child = attempt.child.is_some();
+        let mut engine = self.engine(&attempt.id, sightings, exit);
+        let asked = engine.asked();
+        let id = attempt.id.clone();
+        let mut followed = tokio::spawn(async move { Box::pin(engine.follow(&id)).await });
+        let mut plan = SignalPlan::new(FirstRequest::Forward, ChildGroup::Own);
+        let mut ended_at: Option<Instant> = None;
+        let mut aborted = false;
+        let receipt = loop {
+            let running = ended_at.is_none();
+            let give_up = ended_at.map(|at| {
+                let patience = if aborted {
+                    self.spec.lease_ttl.min(self.options.receipt_deadline)
+                } else {
+                    self.options.receipt_deadline
+                };
+                at + patience
+            });
+            tokio::select! {
+                exit = await_child(attempt.child.as_mut(), terminal.as_deref_mut()), if running && is_child => {
+                    exit_seen.send_replace(exit.map(Exit::from));
+                    ended_at = Some(Instant::now());
+                }
+                signal = signals.next() => {
+                    let reaction = plan.on_signal(signal, std::time::Instant::now());
+                    if let Some(signal) = reaction.forward {
+                        self.forward(&attempt.id, signal);
+                    }
+                    match reaction.run {
+                        RunReaction::GoOn => {}
+                        RunReaction::Drain => {
+                            tracing::info!(%signal, "draining; a second signal kills the command");
+                            asked.cancel();
+                        }
+                        RunReaction::Abort => {
+                            tracing::warn!(%signal, "killing the command");
+                            aborted = true;
+                            self.forward(&attempt.id, Signal::KILL);
+                        }
+                    }
+                }
+                joined = &mut followed => match joined {
+                    Ok(Followed::Receipt(receipt)) => break receipt,
+                    Ok(Followed::Interrupted) => {
+                        return Err(RunError::NoReceipt { exit: *exit_seen.borrow() });
+                    }
+                    Err(error) => {
+                        let source = std::io::Error::other(error);
+                        return Err(RunError::System { step: "following the command", source });
+                    }
+                },
+                () = until(give_up) => {
+                    followed.abort();
+                    return Err(RunError::NoReceipt { exit: *exit_seen.borrow() });
+                }
+            }
+        };
+        crash_point("receipt-seen");
+        let exit = exit_seen.borrow().or(receipt.exit);
+        if let Err(error) = self.save_phase(&attempt.id, Phase::Ended, exit).await {
+            tracing::warn!("the status was not saved: {}", error_chain(&error));
+        }
+        Ok(AttemptEnd {
+            exit,
+            on_purpose: receipt.outcome != Outcome::Died || asked.is_cancelled(),
+            receipt: Some(receipt),
+            ran_for: attempt.begun.elapsed(),
+        })
+    }
+
+    fn forward(&self, attempt: &AttemptId, signal: Signal) {
+        if let Err(error) = send(attempt, self.options.target, signal) {
+            tracing::error!(%signal, "the signal was not passed on: {}", error_chain(&error));
+        }
+    }
+
+    /// Waits before a restart; false if a signal or the marker's removal says that there is none.
+    async fn await_restart(&self, after: Duration, signals: &mut Signals) -> bool {
+        let at = Instant::now() + after;
+        let mut poll = self.directory_poll();
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(%signal, "no restart");
+                return false;
+            }
+            () = tokio::time::sleep_until(at) => {}
+        }
+        loop {
+            match poll.poll().await.sighting(0, None) {
+                Sighting::Present(_) => return true,
+                Sighting::Absent => {
+                    tracing::info!("no restart: the marker was removed meanwhile");
+                    return false;
+                }
+                Sighting::Unknown(why) => tracing::warn!("the marker is unknown: {why}"),
+            }
+            tokio::select! {
+                _ = signals.next() => return false,
+                () = tokio::time::sleep(self.options.poll.interval) => {}
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the child's end. `None` if its exit code was lost.
+async fn await_child(
+    child: Option<&mut Child>,
+    terminal: Option<&mut Terminal>,
+) -> Option<crate::process::Exit> {
+    let Some(child) = child else {
+        return std::future::pending().await;
+    };
+    let exit = match terminal {
+        Some(terminal) => terminal.supervise(child).await,
+        None => child.wait().await,
+    };
+    match exit {
+        Ok(exit) => Some(exit),
+        Err(error) => {
+            tracing::error!("{}", error_chain(&error));
+            None
+        }
+    }
+}
+
+fn to_process_exit(exit: Exit) -> crate::process::Exit {
+    match exit {
+        Exit::Code { code } => crate::process::Exit::Code(code),
+        Exit::Signal { signal } => crate::process::Exit::Signal {
+            number: signal,
+            core_dumped: false,
+        },
+    }
+}

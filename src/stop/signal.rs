@@ -1,0 +1,182 @@
+//! The `signal` backend: a signal to a process of this host, or to its whole group.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::driver::observe_status;
+use super::status::{Phase, StatusBoard};
+use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, await_process};
+use crate::model::{AttemptId, JobName, Slot};
+use crate::process::{
+    self, EndsWith, IdentityError, PidFileError, ProcessState, Signal, SignalError, SignalTarget,
+};
+
+/// Where the backend learns which process runs in the slot.
+#[derive(Debug, Clone)]
+pub enum AttemptSource {
+    /// It is given: the child of `run`.
+    Known(AttemptId),
+    /// From the status file of the slot.
+    Status {
+        /// Where the file is looked up.
+        board: Arc<StatusBoard>,
+        /// The job.
+        job: JobName,
+        /// The slot.
+        slot: Slot,
+    },
+    /// From a file that holds a process id.
+    PidFile(PathBuf),
+}
+
+/// What to send to whom.
+#[derive(Debug, Clone)]
+pub struct SignalOptions {
+    /// Where the process is learned from.
+    pub source: AttemptSource,
+    /// The signal that asks.
+    pub signal: Signal,
+    /// Who gets it.
+    pub target: SignalTarget,
+    /// When the attempt counts as over.
+    pub ends_with: EndsWith,
+}
+
+/// Asks by a signal.
+#[derive(Debug)]
+pub struct SignalBackend {
+    options: SignalOptions,
+}
+
+impl From<process::Exit> for Exit {
+    fn from(exit: process::Exit) -> Self {
+        match exit {
+            process::Exit::Code(code) => Exit::Code { code },
+            process::Exit::Signal { number, .. } => Exit::Signal { signal: number },
+        }
+    }
+}
+
+impl SignalBackend {
+    /// The backend of one slot.
+    pub fn new(options: SignalOptions) -> Self {
+        Self { options }
+    }
+
+    fn failed(why: String) -> BackendError {
+        BackendError::Failed {
+            backend: "signal",
+            why,
+        }
+    }
+
+    fn send(&self, attempt: &AttemptId, signal: Signal) -> Result<(), BackendError> {
+        match process::send(attempt, self.options.target, signal) {
+            // One that is over needs no signal; the next observation says so.
+            Ok(_) => Ok(()),
+            Err(SignalError::Unknown { why }) => Err(BackendError::OutOfReach {
+                attempt: attempt.clone(),
+                why,
+            }),
+            Err(error) => Err(Self::failed(crate::marker::poll::error_chain(&error))),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for SignalBackend {
+    fn name(&self) -> &'static str {
+        "signal"
+    }
+
+    async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError> {
+        match &self.options.source {
+            AttemptSource::Known(attempt) => Ok(Some(attempt.clone())),
+            AttemptSource::Status { board, job, slot } => {
+                let status = board
+                    .load(job, *slot)
+                    .await
+                    .map_err(|error| Self::failed(crate::marker::poll::error_chain(&error)))?;
+                let Some(status) = status.filter(|status| status.phase != Phase::Ended) else {
+                    return Ok(None);
+                };
+                // A status file outlives a host that crashed.
+                match process::observe(&status.attempt, self.options.ends_with) {
+                    ProcessState::Stopped { .. } => Ok(None),
+                    ProcessState::Running { .. } | ProcessState::Unknown { .. } => {
+                        Ok(Some(status.attempt.clone()))
+                    }
+                }
+            }
+            AttemptSource::PidFile(path) => match process::read_pid_file(path) {
+                Ok(attempt) => Ok(Some(attempt)),
+                Err(
+                    PidFileError::Missing { .. }
+                    | PidFileError::Stale { .. }
+                    | PidFileError::Process {
+                        source: IdentityError::NotRunning(_),
+                        ..
+                    },
+                ) => Ok(None),
+                Err(error) => Err(Self::failed(crate::marker::poll::error_chain(&error))),
+            },
+        }
+    }
+
+    fn check_reach(&self, attempt: &AttemptId) -> Result<(), BackendError> {
+        match process::observe(attempt, EndsWith::Process) {
+            ProcessState::Unknown { why } => Err(BackendError::OutOfReach {
+                attempt: attempt.clone(),
+                why,
+            }),
+            ProcessState::Running { .. } | ProcessState::Stopped { .. } => Ok(()),
+        }
+    }
+
+    async fn request_stop(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
+        self.send(attempt, self.options.signal)
+    }
+
+    async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
+        let exit = match process::observe(attempt, self.options.ends_with) {
+            ProcessState::Running { .. } => return Observation::Running,
+            ProcessState::Stopped { exit, .. } => exit.map(Exit::from),
+            ProcessState::Unknown { why } => {
+                // Of another host's process only its own status file can tell.
+                let AttemptSource::Status { board, job, slot } = &self.options.source else {
+                    return Observation::Unknown { why };
+                };
+                return match board.load_as(job, *slot, freshness).await {
+                    Ok(status) => observe_status(status.as_deref(), attempt),
+                    Err(error) => Observation::Unknown {
+                        why: error.to_string(),
+                    },
+                };
+            }
+        };
+        match self.find_attempt().await {
+            Ok(Some(other)) if other != *attempt => Observation::Restarted { attempt: other },
+            // Whether there is a new one cannot be told now; that this one is over can.
+            Ok(_) | Err(_) => Observation::Stopped { exit },
+        }
+    }
+
+    async fn await_change(&self, attempt: &AttemptId, at_most: Duration) {
+        await_process(attempt, self.options.ends_with, at_most).await;
+    }
+
+    async fn force(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
+        self.send(attempt, Signal::KILL)
+    }
+
+    fn drains_itself(&self) -> bool {
+        false
+    }
+
+    async fn reports_running(&self, _: &AttemptId) -> bool {
+        false
+    }
+}

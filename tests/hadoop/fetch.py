@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Puts the jars of one Hadoop version into a cache directory and prints where.
+
+    fetch.py 3.4 CACHE    the current line, by Maven from the repository it is configured for
+    fetch.py 2.7 CACHE    the oldest line in use, from the source package of PySpark 2.4.8
+
+Runs once per version and cache: a directory that is there is complete, because it is renamed into
+place as the last step. A lock file keeps two test processes from doing it at the same time.
+"""
+
+import fcntl
+import hashlib
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+POM = HERE / "pom.xml"
+PYSPARK = "pyspark-2.4.8.tar.gz"
+PYSPARK_SHA256 = "3a19b71b8dc8dd91ebc943604a05e1ab01bce052456d42937035632d852d78dc"
+# What Hadoop needs of the jars that Spark brings, by the beginnings of their names.
+PYSPARK_JARS = """
+    activation- api-asn1-api- api-util- apacheds- avro-1 commons- curator- gson- guava- hadoop-
+    htrace- httpclient- httpcore- jackson-core-asl- jackson-jaxrs- jackson-mapper-asl- jackson-xc-
+    javax.servlet-api- javax.ws.rs-api- jaxb-api- jetty- jsp-api- jsr305- leveldbjni- log4j- netty-
+    paranamer- protobuf-java- slf4j- snappy-java- stax-api-1.0-2 xercesImpl- xmlenc- xz- zookeeper-
+""".split()
+# The servers refuse to start without these directories; the tests use none of the pages in them.
+WEBAPPS = ["hdfs", "datanode", "journal", "static"]
+ANSWER_SECONDS = 60
+
+
+def fetch_by_maven(jars):
+    if shutil.which("mvn") is None:
+        sys.exit("mvn is missing: install Maven 3.6 or later (Debian package maven)")
+    command = [
+        "mvn", "--batch-mode", "--no-transfer-progress", "--strict-checksums", "--file", str(POM),
+        "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}",
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
+        sys.exit("Maven could not fetch it:\n" + "\n".join(errors[:10] or [done.stdout[-2000:]]))
+
+
+def fetch_from_pyspark(jars):
+    archive = jars.parent / PYSPARK
+    try:
+        download_from_index("pyspark", PYSPARK, archive)
+    except OSError as error:
+        sys.exit(f"could not fetch {PYSPARK} from the Python package index: {error}")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != PYSPARK_SHA256:
+        sys.exit(f"{PYSPARK} has the SHA-256 {found}, expected {PYSPARK_SHA256}")
+    jars.mkdir()
+    with tarfile.open(archive) as package:
+        for member in package:
+            name = os.path.basename(member.name)
+            wanted = name.endswith(".jar") and name.startswith(tuple(PYSPARK_JARS))
+            if member.isfile() and "/deps/jars/" in member.name and wanted:
+                with package.extractfile(member) as source, open(jars / name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+    archive.unlink()
+
+
+def download_from_index(project, name, target):
+    """Not by `pip download`: that runs the package's own setup, which fails on current Pythons."""
+    page_url = f"{package_index().rstrip('/')}/{project}/"
+    with urllib.request.urlopen(page_url, timeout=ANSWER_SECONDS) as page:
+        links = re.findall('href="([^"]+)"', page.read().decode())
+    for link in map(html.unescape, links):
+        file_url = urllib.parse.urljoin(page_url, link)
+        if urllib.parse.urlparse(file_url).path.endswith(f"/{name}"):
+            with urllib.request.urlopen(file_url, timeout=ANSWER_SECONDS) as source:
+                with open(target, "wb") as file:
+                    shutil.copyfileobj(source, file)
+            return
+    raise OSError(f"{page_url} has no link to it")
+
+
+def package_index():
+    """The index that pip is configured for."""
+    configured = os.environ.get("PIP_INDEX_URL")
+    if not configured:
+        pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        configured = done.stdout.strip() if done.returncode == 0 else ""
+    return configured or "https://pypi.org/simple"
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def main():
+    if len(sys.argv) != 3 or sys.argv[1] not in ("3.4", "2.7"):
+        sys.exit("usage: fetch.py 3.4|2.7 CACHE")
+    version, cache = sys.argv[1], Path(sys.argv[2])
+    if version == "3.4":
+        pom = POM.read_text()
+        release = re.search("<hadoop.version>(.+?)<", pom).group(1)
+        home, fetch = cache / f"hadoop-{release}-{digest(pom)}", fetch_by_maven
+    else:
+        home, fetch = cache / f"hadoop-2.7.3-{digest(' '.join(PYSPARK_JARS))}", fetch_from_pyspark
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "fetch.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as work:
+                new = Path(work) / "home"
+                new.mkdir()
+                fetch(new / "jars")
+                for name in WEBAPPS:
+                    (new / "webapps" / name).mkdir(parents=True)
+                os.rename(new, home)
+    print(home)
+
+
+main()

@@ -1,0 +1,449 @@
+//! The configuration: what is read, and every mistake with its place and advice.
+
+use std::time::Duration;
+
+use stepdown::config::{
+    AttemptFrom, Config, ConfigError, EndsWith, Environment, Escalate, Loaded, Lookup, Origin,
+    SignalTarget, Stop, StopSignal, Trigger, load,
+};
+use stepdown::model::Slot;
+use stepdown::storage::Authority;
+
+fn read(text: &str) -> Result<Loaded, ConfigError> {
+    read_with(text, &[])
+}
+
+fn read_with(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    load::parse(
+        text,
+        Lookup::Found("stepdown.toml".into()),
+        &Environment::from_pairs(variables.iter().copied()),
+    )
+}
+
+const TWO_SLOTS: &str = r#"
+control = "hdfs://ns/stepdown"
+
+[hadoop]
+overrides = { "dfs.client.failover.max.attempts" = "0" }
+
+[watch]
+interval = "1m 30s"
+jitter = 0
+
+[hooks]
+on-died = ["/usr/local/bin/page", "it died"]
+timeout = "10s"
+
+[jobs.clicks]
+trigger = "appears"
+checkpoints = ["hdfs:///ck/a", "/ck/b"]
+escalate = "kill"
+hooks.on-clean = ["true"]
+
+[jobs.clicks.stop]
+backend = "signal"
+attempt-from = "pid-file"
+pid-file = "/run/clicks.pid"
+signal = "SIGINT"
+target = "group"
+ends-with = "process"
+
+[jobs.clicks.slots.blue]
+
+[jobs.clicks.slots.green]
+marker = "/markers/clicks"
+checkpoints = ["/ck/green"]
+stop = { backend = "driver" }
+
+[jobs.views.stop]
+backend = "command"
+request = ["yarn-stop", "views"]
+observe = ["yarn-state", "views"]
+"#;
+
+#[test]
+fn a_file_is_read_with_its_inheritance() {
+    let config = read(TWO_SLOTS).unwrap().config;
+    assert_eq!(config.watch.interval, Duration::from_secs(90));
+    assert_eq!(config.watch.confirm, 2);
+    let clicks = &config.jobs[&"clicks".parse().unwrap()];
+    assert_eq!(clicks.trigger, Trigger::Appears);
+    assert_eq!(clicks.escalate, Escalate::Kill);
+    assert_eq!(clicks.hooks.on_clean.as_ref().unwrap().program(), "true");
+    assert_eq!(clicks.hooks.on_died, config.hooks.on_died);
+    assert_eq!(clicks.hooks.timeout, Duration::from_secs(10));
+
+    let blue = &clicks.slots[&Slot::Blue];
+    assert_eq!(
+        blue.marker.to_string(),
+        "hdfs://ns/stepdown/markers/clicks.blue"
+    );
+    assert_eq!(blue.checkpoints.len(), 2);
+    let Stop::Signal(signal) = &blue.stop else {
+        panic!("{:?}", blue.stop);
+    };
+    assert_eq!(
+        signal.attempt_from,
+        AttemptFrom::PidFile("/run/clicks.pid".into())
+    );
+    assert_eq!(signal.signal, StopSignal::Int);
+    assert_eq!(signal.target, SignalTarget::Group);
+    assert_eq!(signal.ends_with, EndsWith::Process);
+
+    let green = &clicks.slots[&Slot::Green];
+    assert_eq!(green.marker.to_string(), "/markers/clicks");
+    assert_eq!(green.checkpoints[0].to_string(), "/ck/green");
+    assert_eq!(green.stop, Stop::Driver);
+
+    let views = &config.jobs[&"views".parse().unwrap()];
+    assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
+    assert_eq!(views.slots[&Slot::Blue].stop.backend(), "command");
+    assert_eq!(views.drain_deadline, Duration::from_mins(30));
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    assert_eq!(read("").unwrap().config, Config::default());
+}
+
+#[test]
+fn the_spacing_of_confirmation_follows_the_storage() {
+    let watch = Config::default().watch;
+    let of = |authority| watch.confirm_spacing_of(&authority);
+    assert_eq!(of(Authority::Local), Duration::from_millis(20));
+    assert_eq!(of(Authority::Hdfs("ns".into())), Duration::from_secs(1));
+    let watch = read("[watch]\nconfirm-spacing = \"3s\"")
+        .unwrap()
+        .config
+        .watch;
+    assert_eq!(
+        watch.confirm_spacing_of(&Authority::Local),
+        Duration::from_secs(3)
+    );
+}
+
+#[test]
+fn every_value_knows_its_origin() {
+    let variables = [("HADOOP_USER_NAME", "etl"), ("STEPDOWN_CONTROL", "/run/sd")];
+    let loaded = read_with(TWO_SLOTS, &variables).unwrap();
+    let of = |key: &str| {
+        let found = loaded.settings.iter().find(|setting| setting.key == key);
+        let setting = found.unwrap_or_else(|| panic!("{key} is not shown"));
+        (setting.value.as_deref(), &setting.origin)
+    };
+    let environment = |name: &str| Origin::Environment { name: name.into() };
+    let key = |key: &str| Origin::Key { key: key.into() };
+    assert_eq!(
+        of("control"),
+        (Some("\"/run/sd\""), &environment("STEPDOWN_CONTROL"))
+    );
+    assert_eq!(
+        of("hadoop.user"),
+        (Some("\"etl\""), &environment("HADOOP_USER_NAME"))
+    );
+    assert_eq!(of("hadoop.keytab"), (None, &Origin::Default));
+    assert_eq!(of("watch.confirm"), (Some("2"), &Origin::Default));
+    let (value, origin) = of("watch.interval");
+    assert_eq!(value, Some("\"1m 30s\""));
+    assert!(
+        matches!(origin, Origin::File(place) if place.line == 8),
+        "{origin:?}"
+    );
+    assert_eq!(
+        of("jobs.clicks.hooks.on-died"),
+        (
+            Some(r#"["/usr/local/bin/page", "it died"]"#),
+            &key("hooks.on-died")
+        )
+    );
+    assert_eq!(
+        of("jobs.clicks.slots.blue.marker"),
+        (Some("\"/run/sd/markers/clicks.blue\""), &key("control"))
+    );
+    assert_eq!(
+        of("jobs.clicks.slots.blue.checkpoints"),
+        (
+            Some(r#"["hdfs:///ck/a", "/ck/b"]"#),
+            &key("jobs.clicks.checkpoints")
+        )
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = r#"
+control = "stepdown"
+bogus-level = 1
+
+[hadoop]
+conf-dir = "conf"
+keytab = "/etc/k"
+
+[watch]
+intervall = "5s"
+call_timeout = "5s"
+jitter = 1.5
+confirm = "two"
+confirm-spacing = 5
+alarm-after = "soon"
+lease-ttl = "5"
+control = "/x"
+level = "info"
+wibble = 1
+
+[run]
+restart = "always"
+
+[log]
+level = "warning"
+format = "xml"
+
+[hooks]
+on-clean = "notify-send done"
+on-dirty = []
+on-died = ["bin/page"]
+
+[jobs."a.b"]
+
+[jobs.clicks]
+checkpoints = "/ck/a"
+escalate = "kil"
+
+[jobs.clicks.stop]
+backend = "signal"
+signal = "KILL"
+target = 3
+pid-file = "/run/x.pid"
+
+[jobs.views]
+checkpoints = ["s3://bucket/ck", "/ck/../b"]
+
+[jobs.views.slots.red]
+
+[jobs.views.slots.blue]
+
+[jobs.third]
+escalate = "kill"
+stop = { backend = "command", observe = ["o"] }
+
+[jobs.fourth]
+stop = "TERM"
+
+[jobs.fifth.stop]
+backend = "yarn"
+"#;
+    insta::assert_snapshot!(read(text).unwrap_err());
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_place() {
+    insta::assert_snapshot!(read("[watch]\ninterval = 5s\n[log\nlevel = \"x\"\n").unwrap_err());
+}
+
+#[test]
+fn a_job_without_control_directory_or_backend_is_refused() {
+    insta::assert_snapshot!(read("[jobs.clicks]\n").unwrap_err());
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    insta::assert_snapshot!(read_with("", &[("STEPDOWN_CONTROL", "there")]).unwrap_err());
+}
+
+mod command {
+    //! The commands that work on the configuration, and which file they read.
+
+    use std::fmt::Write as _;
+    use std::fs;
+
+    use serde_json::json;
+
+    use crate::sandbox::Sandbox;
+
+    const GOOD: &str = r#"
+control = "/srv/stepdown"
+hooks.on-alarm = ["true"]
+[jobs.clicks]
+checkpoints = ["/ck/clicks"]
+stop.backend = "driver"
+"#;
+
+    #[test]
+    fn mistakes_are_exit_code_2_and_change_nothing() {
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("stepdown.toml", "[watch]\nintervall = \"5s\"\n");
+        let mut told = String::new();
+        for args in [
+            &["config", "check"][..],
+            &["config", "show"],
+            &["doctor"],
+            &["marker", "touch", "m"],
+            &["init", "c"],
+        ] {
+            let ran = sandbox.run(&[&["--config", &file], args].concat());
+            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}");
+            told = sandbox.plain(&ran.stderr);
+        }
+        insta::assert_snapshot!(told);
+        assert!(!fs::exists(sandbox.path("m")).unwrap());
+        assert!(!fs::exists(sandbox.path("c")).unwrap());
+    }
+
+    #[test]
+    fn files_that_cannot_be_read() {
+        let sandbox = Sandbox::new();
+        let mut told = String::new();
+        let mut tell = |what: &str, args: &[&str], variables: &[(&str, &str)]| {
+            let mut command = sandbox.command(args);
+            let ran = Sandbox::finish(command.envs(variables.iter().copied()));
+            assert_eq!(ran.code, 2, "{what}: {ran:?}");
+            let _infallible = writeln!(told, "{what}\n{}", sandbox.plain(&ran.stderr));
+        };
+        let check = &["config", "check"][..];
+        tell(
+            "named by an option",
+            &["config", "check", "--config", "missing.toml"],
+            &[],
+        );
+        tell(
+            "named by a variable",
+            check,
+            &[("STEPDOWN_CONFIG", "/missing.toml")],
+        );
+        tell("a directory", &["config", "check", "--config", "home"], &[]);
+        let latin = sandbox.path("latin.toml");
+        fs::write(&latin, b"# a\n# \xe4\n").unwrap();
+        tell(
+            "not UTF-8",
+            &["config", "check", "--config", "latin.toml"],
+            &[],
+        );
+        fs::create_dir_all(sandbox.path("xdg/stepdown/stepdown.toml")).unwrap();
+        let xdg = sandbox.text("xdg");
+        tell(
+            "found, and a directory",
+            check,
+            &[("XDG_CONFIG_HOME", &xdg)],
+        );
+        insta::assert_snapshot!(told);
+    }
+
+    #[test]
+    fn exactly_one_file_is_read() {
+        let sandbox = Sandbox::new();
+        let file = |name: &str| sandbox.write(name, &format!("control = \"/{name}\"\n"));
+        file("stepdown.toml");
+        let option = file("option.toml");
+        let variable = file("variable.toml");
+        let show = |args: &[&str], variables: &[(&str, &str)]| {
+            let mut command =
+                sandbox.command(&[&["--json", "config", "show", "control"], args].concat());
+            let ran = Sandbox::finish(command.envs(variables.iter().copied()));
+            let json = ran.json();
+            let value = json["settings"][0]["value"]
+                .as_str()
+                .map(|text| text.trim_matches('"').to_owned());
+            (
+                json["found_by"].as_str().unwrap().to_owned(),
+                value.unwrap_or_default(),
+            )
+        };
+        let found = |by: &str, name: &str| (by.to_owned(), name.to_owned());
+        if !fs::exists("/etc/stepdown/stepdown.toml").unwrap() {
+            // Not the one in the current directory.
+            assert_eq!(show(&[], &[]), found("nothing", ""));
+        }
+        file("home/.config/stepdown/stepdown.toml");
+        assert_eq!(
+            show(&[], &[]),
+            found("found", "/home/.config/stepdown/stepdown.toml")
+        );
+        file("xdg/stepdown/stepdown.toml");
+        let xdg = sandbox.text("xdg");
+        let xdg = ("XDG_CONFIG_HOME", xdg.as_str());
+        assert_eq!(
+            show(&[], &[xdg]),
+            found("found", "/xdg/stepdown/stepdown.toml")
+        );
+        let variables = [xdg, ("STEPDOWN_CONFIG", variable.as_str())];
+        assert_eq!(show(&[], &variables), found("variable", "/variable.toml"));
+        let args = ["--config", option.as_str()];
+        assert_eq!(show(&args, &variables), found("option", "/option.toml"));
+    }
+
+    #[test]
+    fn warnings_are_told_and_strict_makes_them_findings() {
+        let sandbox = Sandbox::new();
+        let good = sandbox.write("good.toml", GOOD);
+        let ran = sandbox.run(&["--config", &good, "config", "check", "--strict"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+
+        let odd = sandbox.write(
+            "odd.toml",
+            r#"
+control = "/srv/stepdown"
+[watch]
+confirm = 1
+lease-ttl = "5s"
+alarm-after = "1s"
+[jobs.a]
+checkpoints = ["/ck/a"]
+drain-deadline = "10s"
+escalate = "kill"
+stop = { backend = "driver" }
+[jobs.a.slots.blue]
+marker = "/ck/a/m"
+[jobs.a.slots.green]
+marker = "/ck/a/m"
+[jobs.b.stop]
+backend = "command"
+request = ["no-such-program", "b"]
+observe = ["/etc/passwd"]
+"#,
+        );
+        let args = ["--config", &odd, "config", "check"];
+        let ran = sandbox.run(&args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+        insta::assert_snapshot!(sandbox.plain(&ran.stdout));
+        assert_eq!(sandbox.run(&[&args[..], &["--strict"]].concat()).code, 3);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_odd() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("open.toml", GOOD);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        let ran = sandbox.run(&["--json", "--config", &file, "config", "check"]);
+        let warnings = ran.json()["warnings"].clone();
+        assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
+        assert!(
+            warnings[0]["message"]
+                .as_str()
+                .unwrap()
+                .contains("everyone")
+        );
+    }
+
+    #[test]
+    fn values_are_shown_with_their_origin() {
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("stepdown.toml", GOOD);
+        let args = ["--config", &file, "config", "show", "jobs.clicks"];
+        let mut command = sandbox.command(&args);
+        let ran = Sandbox::finish(command.env("STEPDOWN_CONTROL", "/other"));
+        insta::assert_snapshot!(sandbox.plain(&ran.stdout));
+        let ran = sandbox.run(&["--config", &file, "config", "show", "wibble"]);
+        assert_eq!(ran.code, 7);
+        let ran = sandbox.run(&["--json", "--config", &file, "config", "show", "control"]);
+        assert_eq!(
+            ran.json()["settings"],
+            json!([{
+                "key": "control",
+                "value": "\"/srv/stepdown\"",
+                "origin": {"from": "file", "line": 2, "column": 11}
+            }])
+        );
+    }
+}
