@@ -15,6 +15,8 @@ mod imports;
 #[cfg(test)]
 mod json_output;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod sandbox;
 #[cfg(test)]
 mod storage;
