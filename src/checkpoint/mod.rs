@@ -6,6 +6,7 @@
 
 pub mod contents;
 pub mod copy;
+pub mod diff;
 mod error;
 pub mod finding;
 pub mod inspect;
@@ -19,6 +20,7 @@ pub mod operator;
 pub mod plan;
 pub mod progress;
 mod query_id;
+pub mod retain;
 pub mod state_store;
 pub mod target;
 pub mod verify;

@@ -52,6 +52,15 @@ impl Daemon {
         }
     }
 
+    /// This process as one that copies checkpoints.
+    pub fn copyist(&self, lease_ttl: std::time::Duration) -> crate::checkpoint::copy::Copyist {
+        crate::checkpoint::copy::Copyist {
+            owner: self.lease_owner(Uuid::new_v4()),
+            policy: stopping::lease_policy(lease_ttl),
+            host: self.host.clone(),
+        }
+    }
+
     fn lease_owner(&self, instance: Uuid) -> crate::control::LeaseOwner {
         crate::control::LeaseOwner {
             instance,

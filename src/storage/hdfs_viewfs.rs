@@ -372,7 +372,11 @@ impl Storage for ViewfsStorage {
 
     async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
         let (mount, target) = self.mounted("make durable", dir)?;
-        mount.storage.make_durable(&target).await.map_err(self.seen(dir))
+        mount
+            .storage
+            .make_durable(&target)
+            .await
+            .map_err(self.seen(dir))
     }
 
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {

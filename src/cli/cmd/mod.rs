@@ -1,5 +1,7 @@
 //! The commands, one file each.
 
+pub mod checkpoint;
+mod checkpoint_text;
 pub mod completions;
 pub mod config;
 pub mod doctor;
