@@ -157,6 +157,11 @@ impl Contents {
         log.metadata.as_ref()?.provider_class()
     }
 
+    /// Whether state files are packed with LZ4, the only codec that stepdown reads.
+    pub fn is_lz4(&self) -> bool {
+        self.codec().to_ascii_lowercase().contains("lz4")
+    }
+
     /// The codec of state files.
     pub fn codec(&self) -> &str {
         self.offsets

@@ -54,6 +54,8 @@ pub enum Code {
     SstLength,
     /// The provider is not known, so the files it needs are not either.
     ProviderUnknown,
+    /// The codec is not known, so the files that format v2 needs are not either.
+    CodecUnknown,
     /// A state file has a name that breaks the loader.
     StateMisnamed,
     /// A side file does not match its file.
@@ -64,8 +66,10 @@ pub enum Code {
     SchemaElsewhere,
     /// A needed file is a link, a directory or something else that is not copied.
     NotAFile,
-    /// State without a log, or a log without state.
+    /// State without a log.
     StateWithoutLog,
+    /// The directory is no checkpoint of a streaming query.
+    NotACheckpoint,
 }
 
 /// One thing that was found.

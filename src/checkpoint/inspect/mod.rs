@@ -223,7 +223,7 @@ fn state_of(contents: &Contents) -> QueryState {
         (planned, committed) if planned < committed => QueryState::CommitAhead,
         (planned, committed) => {
             let next = committed.map_or(0, |batch| batch.0.saturating_add(1));
-            if planned.is_some_and(|batch| batch.0 == next) {
+            if planned.is_some_and(|batch| batch.0 == next) || contents.has_async_gaps() {
                 QueryState::InFlight
             } else {
                 QueryState::Skewed

@@ -73,7 +73,7 @@ impl Reader<'_> {
             return false;
         };
         let before = path_of_uri(uri).strip_suffix(relative).unwrap_or_default();
-        before.trim_end_matches('/') == self.dir.as_str()
+        before.trim_end_matches('/') == self.home.as_str()
     }
 
     /// Whether a file that is named by URI is there; `None` if it lies in another storage.

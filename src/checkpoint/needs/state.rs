@@ -242,7 +242,20 @@ impl Loader<'_> {
                         .spark(spark),
                 );
             }
-            Chain::NeedsHeader(entry) => needs.unread.push(Unread::Header(entry)),
+            Chain::NeedsHeader(entry) if self.contents.is_lz4() => {
+                needs.unread.push(Unread::Header(entry));
+            }
+            Chain::NeedsHeader(entry) => {
+                let codec = self.contents.codec();
+                needs.add(Role::State, entry);
+                needs.findings.push(
+                    Finding::damage(Code::CodecUnknown, listing.get(entry).path)
+                        .with_severity(Severity::Warning)
+                        .expected("lz4, the codec that stepdown reads")
+                        .found(codec)
+                        .spark("not known: which files the version needs was not checked"),
+                );
+            }
             Chain::Broken { entry, why } => {
                 let path = listing.get(entry).path;
                 needs.findings.push(state_damage(path, &why));

@@ -247,7 +247,7 @@ fn is_problem(finding: &Finding, options: &PlanOptions<'_>) -> bool {
     }
     match finding.code {
         Code::MetadataMissing | Code::NotAFile => true,
-        Code::ProviderUnknown => options.scope == Scope::Minimal,
+        Code::ProviderUnknown | Code::CodecUnknown => options.scope == Scope::Minimal,
         Code::MetadataDamaged
         | Code::OffsetMissing
         | Code::OffsetDamaged
@@ -268,7 +268,8 @@ fn is_problem(finding: &Finding, options: &PlanOptions<'_>) -> bool {
         | Code::ChecksumDiffers
         | Code::OperatorDamaged
         | Code::SchemaElsewhere
-        | Code::StateWithoutLog => finding.severity == Severity::Damage,
+        | Code::StateWithoutLog
+        | Code::NotACheckpoint => finding.severity == Severity::Damage,
     }
 }
 

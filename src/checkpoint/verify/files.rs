@@ -93,7 +93,7 @@ impl Checker<'_> {
             return Ok(outcome);
         }
         let codec = self.contents.codec();
-        let scan = if codec == "lz4" {
+        let scan = if self.contents.is_lz4() {
             let examine = if self.is_deep() {
                 Examine::Content
             } else {

@@ -15,12 +15,13 @@ use super::contents::Contents;
 use super::finding::{Code, Finding, Severity};
 use super::layout::{DirectoryKind, PathKind, StateFile, classify};
 use super::listing::{EntryId, FileKind};
-use super::load::load_contents;
+use super::load::load_staged;
 use super::needs::{Needs, Role, needs};
 use super::operator::{MoveRefused, relative_schema_path};
 use super::plan::{Tally, operator_damage};
 use super::state_store::stores::Provider;
 use super::target::{At, choose_target};
+use crate::model::BatchId;
 use crate::storage::{Storage, StoragePath};
 
 /// Files that are read at the same time.
@@ -40,6 +41,26 @@ pub enum Thoroughness {
     Quick,
     /// Every byte, checksums included, also of files that no restart needs.
     Deep,
+}
+
+/// What is asked of a verification.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyOptions<'a> {
+    /// How much is read.
+    pub thoroughness: Thoroughness,
+    /// Where the checkpoint will lie, if it is still in a staging directory: files inside name that
+    /// place.
+    pub published_at: Option<&'a StoragePath>,
+}
+
+impl VerifyOptions<'_> {
+    /// Checks a checkpoint at its own place.
+    pub fn in_place(thoroughness: Thoroughness) -> Self {
+        Self {
+            thoroughness,
+            published_at: None,
+        }
+    }
 }
 
 /// The result over all findings.
@@ -65,6 +86,10 @@ pub struct Verification {
     pub thoroughness: Thoroughness,
     /// The result.
     pub verdict: Verdict,
+    /// The last planned batch.
+    pub last_planned_batch: Option<BatchId>,
+    /// The last committed batch.
+    pub last_committed_batch: Option<BatchId>,
     /// Everything, the worst first, then by path.
     pub findings: Vec<Finding>,
     /// Files whose content was looked at.
@@ -112,11 +137,13 @@ impl Outcome {
 pub async fn verify(
     storage: &dyn Storage,
     dir: &StoragePath,
-    thoroughness: Thoroughness,
+    options: VerifyOptions<'_>,
 ) -> Result<Verification, CheckpointError> {
+    let thoroughness = options.thoroughness;
+    let home = options.published_at.unwrap_or(dir);
     let mut round = 1;
     loop {
-        let contents = load_contents(storage, dir, At::Planned).await?;
+        let contents = load_staged(storage, dir, home, At::Planned).await?;
         let outcome = check(storage, dir, &contents, thoroughness).await?;
         if !outcome.vanished || round == ROUNDS {
             return Ok(report(&contents, thoroughness, outcome));
@@ -139,6 +166,8 @@ fn report(contents: &Contents, thoroughness: Thoroughness, outcome: Outcome) -> 
         kind: contents.directory,
         thoroughness,
         verdict,
+        last_planned_batch: contents.offsets.newest(),
+        last_committed_batch: contents.commits.newest(),
         findings,
         checked: outcome.checked,
         not_checked: outcome.not_checked,
@@ -153,10 +182,7 @@ async fn check(
 ) -> Result<Outcome, CheckpointError> {
     let mut outcome = Outcome::default();
     if contents.directory != DirectoryKind::Query {
-        outcome.not_checked.push(NotChecked {
-            path: String::new(),
-            why: "it is not a checkpoint of a streaming query".to_owned(),
-        });
+        outcome.findings.push(not_a_checkpoint(contents.directory));
         return Ok(outcome);
     }
     let Ok(target) = choose_target(contents, At::Planned) else {
@@ -192,6 +218,24 @@ async fn check(
         outcome.add(one);
     }
     Ok(outcome)
+}
+
+fn not_a_checkpoint(directory: DirectoryKind) -> Finding {
+    let finding =
+        Finding::damage(Code::NotACheckpoint, "").expected("the checkpoint of a streaming query");
+    let from_batch_0 = "the query starts at batch 0, without any state";
+    match directory {
+        DirectoryKind::Query | DirectoryKind::Empty => finding
+            .with_severity(Severity::Warning)
+            .found("an empty directory")
+            .spark(from_batch_0),
+        DirectoryKind::DStreams => finding
+            .with_severity(Severity::Warning)
+            .found("a DStreams checkpoint, which stepdown cannot check")
+            .spark("not known"),
+        DirectoryKind::FileSink => finding.found("output of a file sink").spark(from_batch_0),
+        DirectoryKind::Foreign => finding.found("other files").spark(from_batch_0),
+    }
 }
 
 /// What all checks of single files share.

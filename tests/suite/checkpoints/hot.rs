@@ -8,7 +8,7 @@ use stepdown::checkpoint::load::load_contents;
 use stepdown::checkpoint::plan::{PlanOptions, Scope, plan_copy};
 use stepdown::checkpoint::progress::load_progress;
 use stepdown::checkpoint::target::At;
-use stepdown::checkpoint::verify::{Thoroughness, Verdict, verify};
+use stepdown::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify};
 use stepdown::model::BatchId;
 use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::local::LocalStorage;
@@ -115,9 +115,13 @@ async fn a_file_that_is_purged_meanwhile_makes_verify_look_again() {
         .script
         .inject(when, Fault::Refuse(ErrorKind::NotFound));
     let dir = &scripted.sample.dir;
-    let verification = verify(&scripted.storage, dir, Thoroughness::Quick)
-        .await
-        .unwrap();
+    let verification = verify(
+        &scripted.storage,
+        dir,
+        VerifyOptions::in_place(Thoroughness::Quick),
+    )
+    .await
+    .unwrap();
     assert_eq!(
         verification.verdict,
         Verdict::Sound,
