@@ -56,6 +56,8 @@ pub enum Code {
     ProviderUnknown,
     /// The codec is not known, so the files that format v2 needs are not either.
     CodecUnknown,
+    /// A state file is too large to be read, so the files that it names are not known.
+    StateUnread,
     /// A state file has a name that breaks the loader.
     StateMisnamed,
     /// A side file does not match its file.

@@ -277,7 +277,7 @@ impl Loader<'_> {
             }
             Some(Err(why)) => Chain::Broken {
                 entry,
-                why: why.clone(),
+                why: why.to_string(),
             },
         }
     }
@@ -288,6 +288,16 @@ impl Loader<'_> {
         let metadata = match self.contents.zips.get(&zip) {
             None => {
                 needs.unread.push(Unread::Zip(zip));
+                return Vec::new();
+            }
+            Some(Err(damage @ ZipDamage::TooLarge { .. })) => {
+                needs.findings.push(
+                    Finding::damage(Code::StateUnread, path)
+                        .with_severity(Severity::Warning)
+                        .expected("a zip of some KiB")
+                        .found(damage.to_string())
+                        .spark("not known: which SSTs it names was not checked"),
+                );
                 return Vec::new();
             }
             Some(Err(damage)) => {

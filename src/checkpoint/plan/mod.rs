@@ -247,7 +247,9 @@ fn is_problem(finding: &Finding, options: &PlanOptions<'_>) -> bool {
     }
     match finding.code {
         Code::MetadataMissing | Code::NotAFile => true,
-        Code::ProviderUnknown | Code::CodecUnknown => options.scope == Scope::Minimal,
+        Code::ProviderUnknown | Code::CodecUnknown | Code::StateUnread => {
+            options.scope == Scope::Minimal
+        }
         Code::MetadataDamaged
         | Code::OffsetMissing
         | Code::OffsetDamaged

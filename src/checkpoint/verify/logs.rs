@@ -65,8 +65,7 @@ impl Checker<'_> {
         let mut outcome = Outcome::default();
         let opened = present(self.storage.open_read(&self.path(file.path)).await)?;
         let Some(mut pieces) = opened else {
-            outcome.vanished = is_needed;
-            return Ok(outcome);
+            return Ok(Outcome::vanished(file, is_needed));
         };
         let mut scan = SourceLogScan::default();
         let mut bytes = 0;

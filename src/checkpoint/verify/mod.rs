@@ -14,11 +14,12 @@ use super::CheckpointError;
 use super::contents::Contents;
 use super::finding::{Code, Finding, Severity};
 use super::layout::{DirectoryKind, PathKind, StateFile, classify};
-use super::listing::{EntryId, FileKind};
+use super::listing::{EntryId, FileKind, Listed};
 use super::load::load_staged;
 use super::needs::{Needs, Role, needs};
 use super::operator::{MoveRefused, relative_schema_path};
 use super::plan::{Tally, operator_damage};
+use super::progress::load_progress;
 use super::state_store::stores::Provider;
 use super::target::{At, choose_target};
 use crate::model::BatchId;
@@ -96,6 +97,9 @@ pub struct Verification {
     pub checked: Tally,
     /// What could not be looked at, and why; a verdict does not cover it.
     pub not_checked: Vec<NotChecked>,
+    /// Whether a file that was listed was gone when it was read.
+    #[serde(skip)]
+    pub has_vanished: bool,
 }
 
 /// A gap in what was checked.
@@ -118,6 +122,19 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// A file was listed and is gone: purged, which is a finding only where it is needed.
+    fn vanished(file: &Listed<'_>, is_needed: bool) -> Self {
+        let finding = Finding::damage(Code::StateMissing, file.path)
+            .expected("a file that a restart reads")
+            .found("it was listed, and gone when it was read")
+            .spark("the query fails if the file does not come back");
+        Self {
+            findings: is_needed.then_some(finding).into_iter().collect(),
+            vanished: is_needed,
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, other: Outcome) {
         self.findings.extend(other.findings);
         self.checked.files += other.checked.files;
@@ -145,11 +162,33 @@ pub async fn verify(
     loop {
         let contents = load_staged(storage, dir, home, At::Planned).await?;
         let outcome = check(storage, dir, &contents, thoroughness).await?;
-        if !outcome.vanished || round == ROUNDS {
-            return Ok(report(&contents, thoroughness, outcome));
+        let verification = report(&contents, thoroughness, outcome);
+        if verification.verdict != Verdict::Damaged || round == ROUNDS {
+            return Ok(verification);
+        }
+        let has_vanished = verification.has_vanished || contents.has_vanished();
+        if !has_vanished && !has_moved_on(storage, dir, &verification).await? {
+            return Ok(verification);
         }
         round += 1;
     }
+}
+
+/// Whether a batch ended since: then purging may have taken files from the picture.
+async fn has_moved_on(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    verification: &Verification,
+) -> Result<bool, CheckpointError> {
+    if verification.kind != DirectoryKind::Query {
+        return Ok(false);
+    }
+    let now = load_progress(storage, dir).await?;
+    let then = (
+        verification.last_planned_batch,
+        verification.last_committed_batch,
+    );
+    Ok((now.last_planned, now.last_committed) != then)
 }
 
 fn report(contents: &Contents, thoroughness: Thoroughness, outcome: Outcome) -> Verification {
@@ -171,6 +210,7 @@ fn report(contents: &Contents, thoroughness: Thoroughness, outcome: Outcome) -> 
         findings,
         checked: outcome.checked,
         not_checked: outcome.not_checked,
+        has_vanished: outcome.vanished,
     }
 }
 
