@@ -6,3 +6,5 @@ pub mod common;
 mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
+#[cfg(test)]
+mod hdfs_speed;
