@@ -446,4 +446,32 @@ observe = ["/etc/passwd"]
             }])
         );
     }
+
+    #[test]
+    fn hadoop_values_are_shown_with_their_origin() {
+        let sandbox = Sandbox::new();
+        let property = |key: &str, value: &str| {
+            format!("<property>\n<name>{key}</name><value>{value}</value></property>\n")
+        };
+        let site = format!(
+            "<configuration>\n{}{}</configuration>",
+            property("fs.defaultFS", "hdfs://${ns}"),
+            property("ns", "east")
+        );
+        sandbox.write("conf/core-site.xml", &site);
+        let file = sandbox.write(
+            "stepdown.toml",
+            &format!(
+                "[hadoop]\nconf-dir = {:?}\noverrides = {{ \"fs.trash.interval\" = \"0\" }}\n",
+                sandbox.text("conf")
+            ),
+        );
+        let show = |key: &str| sandbox.run(&["--config", &file, "config", "show", "--hadoop", key]);
+        insta::assert_snapshot!(sandbox.plain(&show("fs.").stdout));
+        assert_eq!(show("wibble").code, 7);
+        sandbox.write("conf/core-site.xml", "<configuration>");
+        let ran = show("fs.");
+        assert_eq!(ran.code, 2);
+        insta::assert_snapshot!(sandbox.plain(&ran.stderr));
+    }
 }
