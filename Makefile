@@ -9,8 +9,7 @@ TEST_FLAGS = --locked --features crash-points
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
-	$(CARGO) build --locked
-	STEPDOWN_BIN=$(CURDIR)/target/debug/stepdown scripts/demo
+	examples/demo/run.sh
 
 # Everything: format, lints, documentation, all tests, real servers included.
 test: lint

@@ -155,7 +155,12 @@ impl Shared {
         } else if reason.is_some() {
             ErrorKind::Authentication
         } else {
-            refusal.failure.kind(asked)
+            match refusal.failure.kind(asked) {
+                ErrorKind::NotFound if look::is_below_a_file(self, path).await => {
+                    ErrorKind::NotADirectory
+                }
+                kind => kind,
+            }
         };
         let error = self.error(operation, path, kind);
         match reason {

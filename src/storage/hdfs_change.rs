@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::hdfs::Shared;
 use super::hdfs_error::{Asked, Failure, is_source_missing};
-use super::hdfs_look::stat_before;
+use super::hdfs_look::{is_below_a_file, stat_before};
 use super::hdfs_namenodes::Refusal;
 use crate::storage::{
     Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StoragePath, Touched,
@@ -269,10 +269,12 @@ pub(super) async fn publish(
         }
         let error = shared.refused(operation, to, Asked::Rename, refusal).await;
         // The NameNode looks for the source first, so this one tells that nothing was done before.
-        return Err(if may_be_done && error.kind != ErrorKind::AlreadyExists {
-            error.with_kind(ErrorKind::OutcomeUnknown)
-        } else {
-            error
+        return Err(match (error.kind == ErrorKind::AlreadyExists, overwrite) {
+            (true, Overwrite::No) => error,
+            // Only a directory is not replaced.
+            (true, Overwrite::Yes) => error.with_kind(ErrorKind::IsADirectory),
+            (false, _) if may_be_done => error.with_kind(ErrorKind::OutcomeUnknown),
+            (false, _) => error,
         });
     }
 }
@@ -305,6 +307,9 @@ pub(super) async fn rename(shared: &Shared, from: &StoragePath, to: &StoragePath
 pub(super) async fn delete_file(shared: &Shared, path: &StoragePath) -> Result<Removal> {
     // HDFS would delete an empty directory just as well.
     match stat_before(shared, "delete", path).await? {
+        None if is_below_a_file(shared, path).await => {
+            Err(shared.error("delete", path, ErrorKind::NotADirectory))
+        }
         None => Ok(Removal::Absent),
         Some(found) if found.kind == FileKind::Dir => {
             Err(shared.error("delete", path, ErrorKind::IsADirectory))
@@ -325,13 +330,13 @@ pub(super) async fn set_attributes(
     attributes: &Attributes,
 ) -> Result<()> {
     const OPERATION: &str = "set attributes of";
+    let Some(found) = stat_before(shared, OPERATION, path).await? else {
+        return Err(shared.error(OPERATION, path, ErrorKind::NotFound));
+    };
     let Attributes { mode, owner, group } = attributes.clone();
-    if mode.is_none() && owner.is_none() && group.is_none() {
-        return match stat_before(shared, OPERATION, path).await? {
-            Some(_) => Ok(()),
-            None => Err(shared.error(OPERATION, path, ErrorKind::NotFound)),
-        };
-    }
+    // Only the superuser may set an owner, even to the one it has.
+    let owner = owner.filter(|_| attributes.owner != found.owner);
+    let group = group.filter(|_| attributes.group != found.group);
     let text = path.to_string();
     if owner.is_some() || group.is_some() {
         let call = |client: Client| {

@@ -1,9 +1,14 @@
 //! Tests without servers.
 
+#[path = "../common/mod.rs"]
+pub mod common;
+
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod config;
+#[cfg(test)]
+mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
@@ -13,7 +18,11 @@ mod imports;
 #[cfg(test)]
 mod json_output;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
