@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stepdown::config::{
     AttemptFrom, Config, ConfigError, EndsWith, Environment, Escalate, Loaded, Lookup, Origin,
-    SignalTarget, Stop, StopSignal, Trigger, load,
+    SignalTarget, Stop, StopSignal, Trigger, lint, load,
 };
 use stepdown::model::Slot;
 use stepdown::storage::Authority;
@@ -100,6 +100,22 @@ fn a_file_is_read_with_its_inheritance() {
     assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
     assert_eq!(views.slots[&Slot::Blue].stop.backend(), "command");
     assert_eq!(views.drain_deadline, Duration::from_mins(30));
+}
+
+#[test]
+fn the_examples_are_good() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root.join("conf/examples")).unwrap() {
+        let file = entry.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let loaded = read(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let warnings = lint::of_values(&loaded.config);
+        assert_eq!(warnings, [], "{}", file.display());
+        assert!(!loaded.config.jobs.is_empty());
+        count += 1;
+    }
+    assert!(count >= 4);
 }
 
 #[test]
