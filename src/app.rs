@@ -9,6 +9,8 @@ use crate::daemon::hooks::Hooks;
 use crate::daemon::poller::PollPolicy;
 use crate::daemon::slot::SlotSpec;
 use crate::daemon::watch::PlannedSlot;
+use crate::hadoop::credentials::Login;
+use crate::hadoop::{ConfSource, HadoopConf, HadoopConfError};
 use crate::marker::{MarkerPolicy, Trigger};
 use crate::model::{JobName, Slot};
 use crate::process::{EndsWith, IdentityError, Signal, SignalTarget, identify, this_host};
@@ -18,26 +20,21 @@ use crate::stop::decide::{Escalate, StopPolicy};
 use crate::stop::driver::DriverBackend;
 use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::StatusBoard;
-use crate::storage::local::{LocalOptions, LocalStorage};
-use crate::storage::timeout::WithTimeout;
+use crate::storage::open::{StorageOptions, Storages};
 use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, StorageUri};
 
 /// The parts, made from one configuration.
 #[derive(Debug)]
 pub struct App {
     loaded: Loaded,
-    local: Arc<WithTimeout<LocalStorage>>,
+    storages: Storages,
 }
 
 impl App {
     /// The parts as `loaded` says; nothing is connected or opened yet.
     pub fn new(loaded: Loaded) -> Self {
-        let call_timeout = loaded.config.watch.call_timeout;
-        let local = LocalStorage::new(LocalOptions { fsync: true });
-        Self {
-            loaded,
-            local: Arc::new(WithTimeout::new(local, call_timeout)),
-        }
+        let storages = Storages::new(storage_options(&loaded.config));
+        Self { loaded, storages }
     }
 
     /// The configuration.
@@ -55,13 +52,15 @@ impl App {
     /// # Errors
     /// `Config` where it cannot be set up from the configuration.
     pub fn storage(&self, authority: &Authority) -> Result<Arc<dyn Storage>, StorageError> {
-        match authority {
-            Authority::Local => Ok(self.local.clone()),
-            Authority::Memory(_) | Authority::Hdfs(_) | Authority::Viewfs(_) => {
-                let uri = StorageUri::new(authority.clone(), StoragePath::root());
-                Err(StorageError::new("open", uri, ErrorKind::Unsupported))
-            }
-        }
+        self.storages.open(authority)
+    }
+
+    /// The Hadoop configuration, read when it is first asked for.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn hadoop_conf(&self) -> Result<&HadoopConf, HadoopConfError> {
+        self.storages.hadoop_conf()
     }
 
     /// The control directory at `uri`; nothing is read or made.
@@ -198,6 +197,29 @@ impl App {
             checkpoints,
             hooks: hooks(&job.name, slot, &job.hooks),
         })
+    }
+}
+
+/// Who stepdown is to HDFS, as the configuration says.
+pub fn login(hadoop: &config::Hadoop) -> Login {
+    Login {
+        user: hadoop.user.clone(),
+        keytab: hadoop.keytab.clone(),
+        principal: hadoop.principal.clone(),
+    }
+}
+
+fn storage_options(config: &Config) -> StorageOptions {
+    let hadoop = &config.hadoop;
+    StorageOptions {
+        call_timeout: config.watch.call_timeout,
+        hadoop_conf: hadoop
+            .conf_dir
+            .clone()
+            .map_or(ConfSource::Environment, ConfSource::Dir),
+        hadoop_overrides: hadoop.overrides.clone(),
+        login: login(hadoop),
+        ..StorageOptions::default()
     }
 }
 

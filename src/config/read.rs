@@ -79,9 +79,6 @@ fn hadoop(mut section: Section<'_, '_>, environment: &Environment) -> Hadoop {
     if keytab.is_some() && principal.is_none() {
         section.problem("keytab", Refusal::new("needs a principal beside it"));
     }
-    if principal.is_some() && keytab.is_none() {
-        section.problem("principal", Refusal::new("needs a keytab beside it"));
-    }
     let mut overrides = section.section("overrides");
     let pairs = overrides.named_strings();
     section.finish();

@@ -73,7 +73,7 @@ pub struct Hadoop {
     pub user: Option<String>,
     /// Keytab to log in from.
     pub keytab: Option<PathBuf>,
-    /// Principal of the keytab.
+    /// Principal of the keytab, or the one that the ticket must be of.
     pub principal: Option<String>,
     /// Hadoop properties that win over the files.
     pub overrides: BTreeMap<String, String>,

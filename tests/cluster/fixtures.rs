@@ -22,7 +22,8 @@ use crate::common::{
     wait_until_async,
 };
 
-const CALL: Duration = Duration::from_secs(5);
+/// Longer than any answer takes on a machine that is overloaded.
+const CALL: Duration = Duration::from_secs(20);
 /// Far longer than any answer of a server that answers, short for a test.
 const HUNG: Duration = Duration::from_secs(2);
 
@@ -222,6 +223,8 @@ fn a_kerberos_cluster_takes_tickets_and_tokens_and_nothing_else() -> Result<()> 
     let expired = secure.kdc().expired_ticket(&alice)?;
     let refused = secure.client_with(Some(&expired)).try_dfs(&["-ls", &dir])?;
     assert!(!refused.is_ok(), "{refused:?}");
+    let refused = native(Some(&expired))?;
+    assert!(!refused.is_ok(), "{refused:?}");
     secure.kdc().renew(&expired, &alice, hour)?;
     secure.client_with(Some(&expired)).dfs(&["-ls", &dir])?;
 
@@ -366,7 +369,7 @@ fn a_cluster_in_isolation_loses_its_network() -> Result<()> {
             assert!(timeout(HUNG, client.get_file_info("/")).await.is_err());
             set_loopback(true)?;
             // TCP itself tries again after some seconds.
-            timeout(CALL * 6, client.get_file_info("/")).await??;
+            timeout(CALL * 3, client.get_file_info("/")).await??;
             Ok(())
         })
     })
@@ -411,7 +414,7 @@ fn servers_and_their_files_go_when_the_test_process_is_killed() -> Result<()> {
     );
     command.env(CHILD_PATH, &report).stdout(Stdio::null());
     let mut child = spawn_leashed(command)?;
-    let told = wait_until(CALL * 24, "the child has started a cluster", || {
+    let told = wait_until(CALL * 6, "the child has started a cluster", || {
         report.exists()
     });
     child.kill()?;
@@ -457,5 +460,18 @@ fn reserved_ports_are_distinct_and_can_be_bound() -> Result<()> {
     for number in numbers {
         TcpListener::bind(("127.0.0.1", number))?;
     }
+    Ok(())
+}
+
+#[test]
+fn distcp_runs_in_local_mode() -> Result<()> {
+    let hdfs = Hdfs::shared()?;
+    let dir = hdfs.fresh_dir("distcp")?;
+    let [from, to] = ["from", "to"].map(|name| format!("{dir}/{name}"));
+    hdfs.client().write_file(&from, b"text")?;
+    let start = Instant::now();
+    hdfs.client().distcp(&[&from, &to])?;
+    println!("distcp took {:?}", start.elapsed());
+    assert_eq!(hdfs.dfs(&["-cat", &to])?, "text");
     Ok(())
 }

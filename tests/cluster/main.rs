@@ -4,3 +4,5 @@
 pub mod common;
 
 mod fixtures;
+#[cfg(test)]
+mod hdfs_adapter;

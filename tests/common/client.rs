@@ -23,6 +23,8 @@ pub const FS_SHELL: &str = "org.apache.hadoop.fs.FsShell";
 /// The class behind `hdfs dfsadmin`.
 pub const DFS_ADMIN: &str = "org.apache.hadoop.hdfs.tools.DFSAdmin";
 
+const DIST_CP: &str = "org.apache.hadoop.tools.DistCp";
+
 /// What a tool printed and how it ended.
 #[derive(Debug, Clone)]
 pub struct ToolOutput {
@@ -123,6 +125,19 @@ impl HadoopClient {
     /// If its exit code is not 0, with what it printed.
     pub fn dfsadmin(&self, args: &[&str]) -> Result<String> {
         self.succeed(DFS_ADMIN, args)
+    }
+
+    /// What `hadoop distcp <args>` prints. The copy runs in this one process (MapReduce's local runner).
+    ///
+    /// # Errors
+    /// If its exit code is not 0, with what it printed.
+    pub fn distcp(&self, args: &[&str]) -> Result<String> {
+        let staging = scratch_dir("distcp")?;
+        let staging = format!(
+            "-Dmapreduce.jobtracker.staging.root.dir={}",
+            staging.display()
+        );
+        self.succeed(DIST_CP, &[&[staging.as_str()], args].concat())
     }
 
     /// What the tool `class` prints.

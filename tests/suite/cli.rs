@@ -242,7 +242,7 @@ fn a_listing_shows_markers_and_no_escape_sequences() {
         .collect();
     assert_eq!(
         first,
-        ["marker", "a.blue", "b.green", "evil\\u{1b}[2J\\nname"]
+        ["MARKER", "a.blue", "b.green", "evil\\u{1b}[2J\\nname"]
     );
 }
 
@@ -466,4 +466,64 @@ fn the_doctor_tells_what_does_not_work() {
     assert!(ran.code == 0 && !ran.stdout.contains("exclusive-create"));
     fs::remove_dir(sandbox.path("c/state")).unwrap();
     assert_eq!(doctor(&["doctor"]).code, 3, "no folder to write to");
+}
+
+#[test]
+fn under_run_the_codes_up_to_63_are_the_commands() {
+    let sandbox = Sandbox::new();
+    sandbox.write("not-executable", "");
+    let wrong = sandbox.write("wrong.toml", "wibble = 1\n");
+    let run = |args: &[&str], command: &[&str]| {
+        let args = [&["-q", "run"], args, &["--"], command].concat();
+        sandbox.run(&args)
+    };
+    let marker = ["--marker", "m"];
+    for (command, code) in [
+        (&["true"][..], 0),
+        (&["sh", "-c", "exit 3"], 3),
+        (&["sh", "-c", "exit 63"], 63),
+        (&["sh", "-c", "exit 200"], 200),
+        (&["sh", "-c", "kill -9 $$"], 137),
+        (&["./not-executable"], 126),
+        (&["no-such-command"], 127),
+    ] {
+        let ran = run(&marker, command);
+        assert_eq!(ran.code, code, "{command:?}: {ran:?}");
+        assert!(
+            !fs::exists(sandbox.path("m")).unwrap(),
+            "{command:?} left its marker"
+        );
+    }
+    assert_eq!(run(&["--marker", "m", "--wibble"], &["true"]).code, 66);
+    assert_eq!(run(&["--marker", "s3://b/k"], &["true"]).code, 66);
+    assert_eq!(
+        run(&["--marker", "m", "--config", &wrong], &["true"]).code,
+        66
+    );
+    assert_eq!(
+        run(&["--marker", "missing/m"], &["touch", "started"]).code,
+        71
+    );
+    assert!(
+        !fs::exists(sandbox.path("started")).unwrap(),
+        "without its marker nothing is started"
+    );
+    assert_eq!(
+        sandbox.run(&["run", "--marker", "m"]).code,
+        66,
+        "no command"
+    );
+}
+
+#[test]
+fn under_run_stdout_is_the_commands_own() {
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run(&["--json", "-q", "run", "--marker", "m", "--", "echo", "own"]);
+    assert_eq!(ran.stdout, "own\n");
+    let document: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(document["exit"], json!({"kind": "code", "code": 0}));
+    let ran = sandbox.run(&["--json", "run", "--marker", "s3://b/k", "--", "echo", "own"]);
+    assert_eq!(ran.stdout, "");
+    let document: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(document["error"]["exit_code"], 66);
 }

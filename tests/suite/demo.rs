@@ -19,7 +19,7 @@ fn await_that(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
         assert!(
-            begun.elapsed() < Duration::from_secs(60),
+            begun.elapsed() < Duration::from_mins(1),
             "waited in vain until {what}"
         );
         std::thread::sleep(Duration::from_millis(20));

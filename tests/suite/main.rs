@@ -1,5 +1,8 @@
 //! Tests without servers.
 
+#[path = "../common/mod.rs"]
+pub mod common;
+
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
@@ -9,11 +12,17 @@ mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod imports;
 #[cfg(test)]
 mod json_output;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]

@@ -165,7 +165,7 @@ impl Report for ShowReport {
         };
         format!(
             "{head}\n\n{}",
-            table(look, &["key", "value", "origin"], &rows)
+            table(look, &["KEY", "VALUE", "ORIGIN"], &rows)
         )
     }
 }

@@ -381,7 +381,7 @@ impl Report for ListReport {
         if rows.is_empty() {
             return String::new();
         }
-        table(look, &["marker", "age", "modified", "owner", "kind"], &rows)
+        table(look, &["MARKER", "AGE", "MODIFIED", "OWNER", "KIND"], &rows)
     }
 }
 

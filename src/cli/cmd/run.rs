@@ -58,14 +58,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "URI")]
     pub checkpoint: Vec<String>,
 
-    /// How it is stopped.
-    #[command(flatten)]
-    pub stop: RunStop,
-
-    /// Whether it is started again.
-    #[command(flatten)]
-    pub restarts: RunRestarts,
-
     /// Kill the command when stepdown itself dies
     #[arg(long)]
     pub kill_with_parent: bool,
@@ -77,6 +69,15 @@ pub struct RunArgs {
     /// The command, after `--`
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+
+    // Last: their headings hold for all that follows.
+    /// How it is stopped.
+    #[command(flatten)]
+    pub stop: RunStop,
+
+    /// Whether it is started again.
+    #[command(flatten)]
+    pub restarts: RunRestarts,
 }
 
 /// What is run: a configured job, or anything with a marker.
