@@ -9,6 +9,8 @@ mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
+mod hdfs_speed;
+#[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;

@@ -400,7 +400,7 @@ fn no_kill_at_any_moment_leaves_an_unrecorded_command() {
         let dir = tempfile::tempdir().unwrap();
         let mut parent = Started(supervisor(dir.path(), &script(dir.path())).spawn().unwrap());
         // From the moment before the child is started to well after its release.
-        let span = (whole - first).mul_f64(1.5);
+        let span = whole.saturating_sub(first).mul_f64(1.5);
         wait_until("the supervisor spawns", || {
             dir.path().join("spawning").exists()
         });
