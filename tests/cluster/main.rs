@@ -3,8 +3,14 @@
 #[path = "../common/mod.rs"]
 pub mod common;
 
+#[cfg(test)]
+mod cli;
 mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_speed;
+#[cfg(test)]
+#[path = "../suite/sandbox.rs"]
+#[expect(dead_code, reason = "the suite uses more of it")]
+mod sandbox;

@@ -238,6 +238,7 @@ checkpoints = ["s3://bucket/ck", "/ck/../b"]
 [jobs.views.slots.red]
 
 [jobs.views.slots.blue]
+marker = "hdfs:views"
 
 [jobs.third]
 escalate = "kill"
@@ -337,6 +338,10 @@ stop.backend = "driver"
         );
         fs::create_dir_all(sandbox.path("xdg/stepdown/stepdown.toml")).unwrap();
         let xdg = sandbox.text("xdg");
+        let no_conf_dir = "[hadoop]\nconf-dir = \"/nowhere/conf\"\n";
+        sandbox.write("no-conf-dir.toml", no_conf_dir);
+        let args = ["config", "check", "--config", "no-conf-dir.toml"];
+        tell("a Hadoop configuration that is not there", &args, &[]);
         tell(
             "found, and a directory",
             check,
