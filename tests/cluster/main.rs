@@ -7,4 +7,8 @@ mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
+mod hdfs_failover;
+#[cfg(test)]
+mod hdfs_outages;
+#[cfg(test)]
 mod hdfs_speed;
