@@ -230,6 +230,12 @@ fn kind_of_exception(asked: Asked, class: &str, text: &str) -> ErrorKind {
             // deleted meanwhile.
             Asked::Stat | Asked::List | Asked::Write | Asked::Delete => ErrorKind::Other,
         },
+        // How Hadoop 3 tells a user who is not the superuser that a file stands in the way.
+        "AccessControlException" | "ParentNotDirectoryException"
+            if text.contains("is not a directory") =>
+        {
+            ErrorKind::NotADirectory
+        }
         "AccessControlException" | "SnapshotAccessControlException" => ErrorKind::PermissionDenied,
         "SafeModeException" => ErrorKind::SafeMode,
         "RetriableException" if text.contains("SafeMode") || text.contains("safe mode") => {
@@ -257,6 +263,10 @@ fn kind_of_exception(asked: Asked, class: &str, text: &str) -> ErrorKind {
         "UnsupportedOperationException" => ErrorKind::Unsupported,
         "IOException" if is_without_datanode(text) => ErrorKind::NoSpace,
         "IOException" if text.contains("Path is not a file") => ErrorKind::IsADirectory,
+        // A file renamed to a directory's name, or the other way round.
+        "IOException" if asked == Asked::Rename && text.contains("must both be directories") => {
+            ErrorKind::AlreadyExists
+        }
         _ => ErrorKind::Other,
     }
 }

@@ -130,6 +130,12 @@ fn refusals_by_class() {
             ErrorKind::NoSpace,
         ),
         (
+            "java.io.IOException",
+            "Source /a and destination /b must both be directories",
+            Asked::Rename,
+            ErrorKind::AlreadyExists,
+        ),
+        (
             "org.apache.hadoop.security.token.SecretManager$InvalidToken",
             "token can't be found",
             Asked::Stat,

@@ -4,3 +4,7 @@
 pub mod common;
 
 mod fixtures;
+#[cfg(test)]
+mod hdfs_adapter;
+#[cfg(test)]
+mod hdfs_speed;

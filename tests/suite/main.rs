@@ -1,5 +1,8 @@
 //! Tests without servers.
 
+#[path = "../common/mod.rs"]
+pub mod common;
+
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
@@ -18,6 +21,8 @@ mod json_output;
 mod process;
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
