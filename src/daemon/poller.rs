@@ -99,6 +99,7 @@ impl Poller {
         loop {
             let begun = Instant::now();
             let round = self.poll.poll().await;
+            tracing::trace!(dir = %self.poll.dir(), known = round.guard.is_ok(), "round");
             self.renew_hints(&round, &hint_sender, &mut hinting);
             self.rounds.send_replace(Arc::new(round));
             if wanted.is_some_and(|at| at <= begun) {

@@ -1,5 +1,8 @@
 //! Tests without servers.
 
+#[path = "../common/mod.rs"]
+pub mod common;
+
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
@@ -16,6 +19,8 @@ mod imports;
 mod json_output;
 #[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
