@@ -102,6 +102,10 @@ impl fmt::Display for Failure {
                 // The rest of the text is the stack of the server.
                 write!(f, "{class}: {}", text.lines().next().unwrap_or_default())
             }
+            Failure::Client(HdfsError::IOError(error)) if is_unknown_host(error) => write!(
+                f,
+                "{error}: neither a known host nor a nameservice of the Hadoop configuration"
+            ),
             Failure::Client(HdfsError::IOError(error)) => error.fmt(f),
             Failure::Client(error) => {
                 f.write_str(error.to_string().lines().next().unwrap_or_default())

@@ -3,4 +3,10 @@
 #[path = "../common/mod.rs"]
 pub mod common;
 
+#[cfg(test)]
+mod eye;
 mod fixtures;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod watch;
