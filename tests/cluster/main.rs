@@ -5,6 +5,9 @@ pub mod common;
 
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod eye;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
@@ -14,6 +17,10 @@ mod hdfs_failover;
 mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod watch;
 #[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
