@@ -20,8 +20,8 @@ mod hdfs_speed;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
-mod watch;
-#[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;
+#[cfg(test)]
+mod watch;

@@ -366,7 +366,12 @@ fn mistakes_about_hdfs_are_told_and_change_nothing() -> Result<()> {
             5,
             &["nosuchservice", "nor a nameservice"],
         ),
-        (&good, "hdfs:relative/x", 2, &["hdfs:relative/x", "stepdown.toml:1:11"]),
+        (
+            &good,
+            "hdfs:relative/x",
+            2,
+            &["hdfs:relative/x", "stepdown.toml:1:11"],
+        ),
         (
             &good,
             "stepdown/control",
