@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod doctor;
+pub mod hadoop;
 pub mod marker;
 pub mod model;
 pub mod process;

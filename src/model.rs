@@ -101,6 +101,30 @@ token! {
     StopId, "stop id", 64
 }
 
+impl JobName {
+    /// The job name nearest to any text: other characters become `-`, an empty one becomes `job`.
+    pub fn nearest(text: &str) -> JobName {
+        let word = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        };
+        let name: String = text
+            .chars()
+            .map(word)
+            .skip_while(|c| *c == '-')
+            .take(100)
+            .collect();
+        JobName(if name.is_empty() {
+            "job".to_owned()
+        } else {
+            name
+        })
+    }
+}
+
 /// One of the two places in which a job can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -242,6 +266,25 @@ mod tests {
         for bad in ["", "a.b", "a/b", "-a", "ä", "a b", "..", &"x".repeat(101)] {
             assert!(bad.parse::<JobName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn any_text_has_a_nearest_job_name() {
+        for (text, name) in [
+            ("clicks", "clicks"),
+            ("-a b", "a-b"),
+            ("ä", "job"),
+            ("", "job"),
+        ] {
+            assert_eq!(JobName::nearest(text).as_str(), name);
+            assert!(name.parse::<JobName>().is_ok());
+        }
+        assert!(
+            JobName::nearest(&"x.".repeat(99))
+                .as_str()
+                .parse::<JobName>()
+                .is_ok()
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The exit codes: one list, from which the documentation is made.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::control::{DocumentError, LeaseError};
+use crate::daemon::ask::AskError;
+use crate::daemon::run::RunError;
 use crate::storage::{ErrorKind, InvalidUri, StorageError};
 
 /// How a command ended, as its exit code says it.
@@ -119,7 +122,7 @@ impl Exit {
                 "A deadline passed before what was waited for came about. What was asked for stays asked for."
             }
             Exit::NotFound => {
-                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen, a job or slot that the configuration does not have."
+                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen."
             }
             Exit::CannotExecute => "`run` only: the command's file cannot be executed.",
             Exit::CommandNotFound => "`run` only: there is no such command.",
@@ -133,22 +136,56 @@ impl Exit {
     }
 }
 
-fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if cause.is::<ConfigError>() || cause.is::<InvalidUri>() {
         return Some(Exit::Usage);
     }
     if let Some(LeaseError::Lost { .. }) = cause.downcast_ref::<LeaseError>() {
         return Some(Exit::LeaseHeld);
     }
-    // These two are transparent: their source is not the storage error but what lies below it.
-    if let Some(LeaseError::Storage(error)) = cause.downcast_ref::<LeaseError>() {
-        return Some(of_kind(error.kind));
+    if let Some(AskError::MarkerUnknown { .. }) = cause.downcast_ref::<AskError>() {
+        return Some(Exit::Unreachable);
     }
-    if let Some(DocumentError::Storage(error)) = cause.downcast_ref::<DocumentError>() {
-        return Some(of_kind(error.kind));
+    if let Some(storage) = cause.downcast_ref::<StorageError>() {
+        return Some(of_kind(storage.kind));
     }
-    let storage = cause.downcast_ref::<StorageError>()?;
-    Some(of_kind(storage.kind))
+    wrapped(cause).and_then(of_cause)
+}
+
+/// The error in a transparent one: its source is not that error but what lies below it.
+fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    if let Some(error) = cause.downcast_ref::<DocumentError>() {
+        return match error {
+            DocumentError::Storage(error) => Some(error),
+            DocumentError::Malformed { .. } => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<LeaseError>() {
+        return match error {
+            LeaseError::Storage(error) => Some(error),
+            LeaseError::Document(error) => Some(error),
+            LeaseError::Lost { .. } => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<AskError>() {
+        return match error {
+            AskError::Storage(error) => Some(error),
+            AskError::Document(error) => Some(error),
+            AskError::Backend(_) | AskError::MarkerUnknown { .. } => None,
+        };
+    }
+    match cause.downcast_ref::<RunError>()? {
+        RunError::Storage(error) => Some(error),
+        RunError::Document(error) => Some(error),
+        RunError::Lease(error) => Some(error),
+        RunError::Occupied { .. }
+        | RunError::AttemptUnknown { .. }
+        | RunError::MarkerUnknown { .. }
+        | RunError::Spawn(_)
+        | RunError::Interrupted(_)
+        | RunError::NoReceipt { .. }
+        | RunError::System { .. } => None,
+    }
 }
 
 fn of_kind(kind: ErrorKind) -> Exit {
@@ -224,7 +261,7 @@ mod tests {
             assert_eq!(Exit::of(&error.into()), Exit::Failed, "{kind:?}");
         }
         let error = StorageError::new("stat", uri, ErrorKind::NotFound);
-        let error = DocumentError::from(error);
+        let error = RunError::Lease(LeaseError::Document(DocumentError::from(error)));
         assert_eq!(Exit::of(&error.into()), Exit::NotFound);
     }
 }

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod failure;
 mod log;
 pub mod output;
+pub mod reference;
 pub mod target;
 
 use std::ffi::OsString;
@@ -108,20 +109,20 @@ impl Global {
     }
 }
 
-/// The commands.
+// Without comments on the variants: clap would take them for the descriptions, which stand with the
+// arguments of each command.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Make a control directory
+pub(crate) enum Command {
+    Watch(cmd::watch::WatchArgs),
+    Run(Box<cmd::run::RunArgs>),
+    Wait(cmd::wait::WaitArgs),
+    Stop(cmd::stop::StopArgs),
+    Status(cmd::status::StatusArgs),
     Init(cmd::init::InitArgs),
-    /// Make, remove and look at markers, on local disk or HDFS
     Marker(cmd::marker::MarkerArgs),
-    /// Check whether stepdown can work here
     Doctor(cmd::doctor::DoctorArgs),
-    /// Check, show and explain the configuration
     Config(cmd::config::ConfigArgs),
-    /// Write the completions of a shell
     Completions(cmd::completions::CompletionsArgs),
-    /// Write man pages
     Man(cmd::man::ManArgs),
 }
 
@@ -139,7 +140,12 @@ pub enum Kind {
 impl Command {
     fn kind(&self) -> Kind {
         match self {
-            Command::Init(_)
+            Command::Watch(_) => Kind::Service,
+            Command::Run(_) => Kind::Run,
+            Command::Wait(_)
+            | Command::Stop(_)
+            | Command::Status(_)
+            | Command::Init(_)
             | Command::Marker(_)
             | Command::Doctor(_)
             | Command::Config(_)
@@ -215,6 +221,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let under_run = kind == Kind::Run;
     let mut context = Context::new(global, kind);
     let outcome = match command {
+        Command::Watch(args) => cmd::watch::run(args, &mut context).await,
+        Command::Run(args) => cmd::run::run(*args, &mut context).await,
+        Command::Wait(args) => cmd::wait::run(args, &mut context).await,
+        Command::Stop(args) => cmd::stop::run(args, &mut context).await,
+        Command::Status(args) => cmd::status::run(args, &mut context).await,
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,

@@ -107,7 +107,7 @@ impl MarkerTarget {
 /// The configured job of this name.
 ///
 /// # Errors
-/// `NotFound`, with the names that there are.
+/// `Usage`, with the names that there are: `NotFound` would read as a marker that is absent.
 pub fn find_job<'c>(config: &'c Config, name: &JobName) -> Result<&'c Job> {
     config.jobs.get(name).ok_or_else(|| {
         let known: Vec<&str> = config.jobs.keys().map(JobName::as_str).collect();
@@ -116,7 +116,7 @@ pub fn find_job<'c>(config: &'c Config, name: &JobName) -> Result<&'c Job> {
             known => format!("it has {}", known.join(", ")),
         };
         Failure::new(
-            Exit::NotFound,
+            Exit::Usage,
             format!("the configuration has no job {name}; {known}"),
         )
     })
@@ -125,13 +125,13 @@ pub fn find_job<'c>(config: &'c Config, name: &JobName) -> Result<&'c Job> {
 /// The slot that is meant: the one that was named, or the only one.
 ///
 /// # Errors
-/// `NotFound` for a slot that the job does not have, `Usage` where one must be named.
+/// `Usage` for a slot that the job does not have, and where one must be named.
 pub fn slot_of(job: &Job, named: Option<Slot>) -> Result<(Slot, &JobSlot)> {
     if let Some(slot) = named {
         let found = job.slots.get(&slot).map(|found| (slot, found));
         return found.ok_or_else(|| {
             Failure::new(
-                Exit::NotFound,
+                Exit::Usage,
                 format!("the job {} has no slot {slot}", job.name),
             )
         });

@@ -1,9 +1,9 @@
 //! The configuration: one TOML file, read whole, checked whole, with the origin of every value.
 //!
 //! - [`schema`]: the values as the parts of stepdown use them, with their defaults.
-//! - [`load`]: which file is read, and from it the [`Config`] or **all** problems at once.
+//! - [`mod@load`]: which file is read, and from it the [`Config`] or **all** problems at once.
 //! - [`lint`]: what is valid and yet unlikely to be meant.
-//! - [`reference`]: the embedded `conf/stepdown.toml` and the page made from it.
+//! - [`mod@reference`]: the embedded `conf/stepdown.toml` and the page made from it.
 //!
 //! Sees `model` and the URI types of `storage`, nothing else: the engines take option structs of
 //! their own, filled in `app`.
@@ -18,7 +18,7 @@ pub mod reference;
 pub mod schema;
 mod section;
 
-pub use load::{Environment, Loaded, Lookup, load};
+pub use load::{Environment, Loaded, Lookup, load, load_values};
 pub use problem::{ConfigError, Place, Problem};
 pub use schema::{
     Argv, AttemptFrom, CommandStop, Config, EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level,

@@ -79,9 +79,6 @@ fn hadoop(mut section: Section<'_, '_>, environment: &Environment) -> Hadoop {
     if keytab.is_some() && principal.is_none() {
         section.problem("keytab", Refusal::new("needs a principal beside it"));
     }
-    if principal.is_some() && keytab.is_none() {
-        section.problem("principal", Refusal::new("needs a keytab beside it"));
-    }
     let mut overrides = section.section("overrides");
     let pairs = overrides.named_strings();
     section.finish();
@@ -237,9 +234,9 @@ fn job(
     general: &Hooks,
 ) -> Option<Job> {
     let trigger = section.value("trigger", super::schema::Trigger::Disappears);
-    let drain_deadline = section.checked("drain-deadline", Duration::from_mins(30), positive);
+    let drain_deadline = section.checked("drain-deadline", Job::DRAIN_DEADLINE, positive);
     let escalate = section.value("escalate", Escalate::Never);
-    let kill_deadline = section.checked("kill-deadline", Duration::from_mins(1), positive);
+    let kill_deadline = section.checked("kill-deadline", Job::KILL_DEADLINE, positive);
     let checkpoints: Vec<StorageUri> = section.value("checkpoints", Vec::new());
     let hooks = hooks(section.section("hooks"), Some(general));
     let has_stop = section.has("stop");

@@ -73,7 +73,7 @@ pub struct Hadoop {
     pub user: Option<String>,
     /// Keytab to log in from.
     pub keytab: Option<PathBuf>,
-    /// Principal of the keytab.
+    /// Principal of the keytab, or the one that the ticket must be of.
     pub principal: Option<String>,
     /// Hadoop properties that win over the files.
     pub overrides: BTreeMap<String, String>,
@@ -309,6 +309,26 @@ pub struct Job {
     pub hooks: Hooks,
     /// Its slots; at least one.
     pub slots: BTreeMap<Slot, JobSlot>,
+}
+
+impl Job {
+    /// How long a job may drain unless the file says otherwise.
+    pub const DRAIN_DEADLINE: Duration = Duration::from_mins(30);
+    /// How long a killed attempt may take to be gone unless the file says otherwise.
+    pub const KILL_DEADLINE: Duration = Duration::from_mins(1);
+
+    /// A job that no file names, with one slot and the defaults for all else.
+    pub fn unconfigured(name: JobName, slot: Slot, of: JobSlot, hooks: Hooks) -> Job {
+        Job {
+            name,
+            trigger: Trigger::Disappears,
+            drain_deadline: Self::DRAIN_DEADLINE,
+            escalate: Escalate::Never,
+            kill_deadline: Self::KILL_DEADLINE,
+            hooks,
+            slots: BTreeMap::from([(slot, of)]),
+        }
+    }
 }
 
 /// What differs between the two slots of a job.

@@ -11,12 +11,13 @@ use super::hooks::HookEvent;
 use super::slot::SlotEngine;
 use super::stopping::{Drive, Flow, Request, StepError, StopEnd};
 use crate::control::Saved;
-use crate::marker::poll::{DirectoryPoll, GuardRecord, Sighting, Why};
+use crate::marker::poll::{DirectoryPoll, GuardRecord, Sighting, Why, error_chain};
 use crate::model::{AttemptId, Generation};
 use crate::stop::decide::{Act, Look, Next, Outcome};
 use crate::stop::proof::prove;
 use crate::stop::receipt::{How, Receipt, load_receipt, save_receipt};
-use crate::stop::record::Reason;
+use crate::stop::record::{Reason, StopRecord};
+use crate::stop::retention::{KEEP_RECEIPTS, remove_old_records};
 use crate::stop::{Observation, StopOrder};
 use crate::storage::{ErrorKind, StorageUri};
 
@@ -244,6 +245,8 @@ impl SlotEngine {
         let ended_at = Timestamp::now();
         let drained_for = drive.draining_for();
         let stop_id = attempt.stop_id(self.spec.slot);
+        // Once more from the storage, for the time stamps of what this process wrote.
+        drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
         let steps = drive.record.steps;
         let intent = if steps.intent {
             drive.record.load_intent().await?
@@ -309,7 +312,20 @@ impl SlotEngine {
             return Ok(first.unwrap_or(receipt));
         }
         self.announce(&receipt, &self.control.uri(&path)).await;
+        self.remove_old_records().await;
         Ok(receipt)
+    }
+
+    /// A stop that is over does not fail because older ones could not be tidied away.
+    async fn remove_old_records(&self) {
+        let spec = &self.spec;
+        match remove_old_records(&self.control, &spec.job, spec.slot, KEEP_RECEIPTS).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed the records of old stops"),
+            Err(error) => {
+                tracing::warn!("the records of old stops stay: {}", error_chain(&error));
+            }
+        }
     }
 
     async fn announce(&mut self, receipt: &Receipt, uri: &StorageUri) {

@@ -89,6 +89,8 @@ pub(super) struct Drive {
     pub(super) carried: Duration,
     pub(super) asked: Option<Instant>,
     pub(super) observation: Observation,
+    /// The record has to be read again before anything is decided by it.
+    pub(super) is_stale: bool,
 }
 
 /// State of the request in this process.
@@ -237,6 +239,8 @@ impl SlotEngine {
                 Err(error) => {
                     let since = *failing.get_or_insert_with(Instant::now);
                     self.alarm_if_late(error.alarm(), since, &error_chain(&error));
+                    // What the failed step found may not be what is there.
+                    drive.is_stale = true;
                     Flow::Wait
                 }
             };
@@ -290,6 +294,11 @@ impl SlotEngine {
         }
         if drive.lease.is_none() && !self.take_over(attempt, drive).await? {
             return self.end_with_receipt(attempt).await;
+        }
+        if drive.is_stale {
+            let stop_id = attempt.stop_id(self.spec.slot);
+            drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
+            drive.is_stale = false;
         }
         if let Some(lease) = drive.lease.as_mut()
             && lease.is_beat_due(self.spec.lease_ttl)
@@ -418,6 +427,7 @@ impl Drive {
             observation: Observation::Unknown {
                 why: "no look yet".to_owned(),
             },
+            is_stale: false,
         };
         drive.inherit();
         drive

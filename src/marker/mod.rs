@@ -2,7 +2,7 @@
 //!
 //! [`poll`] looks at all markers of one directory in one round and says of each `present`, `absent`
 //! or `unknown`. [`state`] is the pure part that makes a decision of a row of such sightings: armed,
-//! confirmed, wanted. [`watch`] turns file system events into hints to poll now. [`file`] makes and
+//! confirmed, wanted. [`watch`] turns file system events into hints to poll now. [`mod@file`] makes and
 //! removes markers.
 
 pub mod file;

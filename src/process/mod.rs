@@ -6,7 +6,7 @@
 //! - [`pid_file`]: the process that a pid file names
 //! - [`signal`]: signals that reach this attempt or nobody
 //! - [`spawn`]: a command that is on record before it runs; [`gate`] stands in its place until then
-//! - [`child`]: the end of a process started here; [`adopt`]: of one that somebody else started
+//! - [`child`]: the end of a process started here; [`mod@adopt`]: of one that somebody else started
 //! - [`terminal`]: the terminal, lent to the child as a shell lends it to a job
 //! - [`forward`]: what the signals mean that a supervisor receives
 //! - [`restart`]: whether a job that ended is started again

@@ -94,6 +94,18 @@ pub async fn prove(checkpoints: &[(Arc<dyn Storage>, StorageUri)]) -> Proof {
     Proof::of(proofs)
 }
 
+/// What every checkpoint says at this moment, by one read: for a job that runs it is no proof.
+pub async fn prove_once(checkpoints: &[(Arc<dyn Storage>, StorageUri)]) -> Proof {
+    let mut proofs = Vec::with_capacity(checkpoints.len());
+    for (storage, uri) in checkpoints {
+        proofs.push(match load_progress(storage.as_ref(), &uri.path).await {
+            Ok(now) => judged(uri, &now),
+            Err(error) => unreadable(uri, crate::marker::poll::error_chain(&error)),
+        });
+    }
+    Proof::of(proofs)
+}
+
 async fn prove_one(storage: &dyn Storage, uri: &StorageUri) -> CheckpointProof {
     let mut before: Option<Progress> = None;
     let mut trouble: Option<CheckpointError> = None;
@@ -117,6 +129,10 @@ async fn prove_one(storage: &dyn Storage, uri: &StorageUri) -> CheckpointProof {
             "it still changes: a process writes to it although the attempt is over".to_owned()
         }
     };
+    unreadable(uri, why)
+}
+
+fn unreadable(uri: &StorageUri, why: String) -> CheckpointProof {
     CheckpointProof {
         uri: uri.clone(),
         verdict: Verdict::Unproven,

@@ -18,7 +18,9 @@ use tokio::time::Instant;
 use super::{
     CreateMode, ErrorKind, FileStat, Result as StorageResult, Storage, StorageError, StoragePath,
 };
-use super::{conformance_dirs, conformance_files, conformance_races, conformance_renames};
+use super::{
+    conformance_create, conformance_dirs, conformance_files, conformance_races, conformance_renames,
+};
 
 /// What [`Storage::identify_dir`] can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +105,10 @@ pub async fn run_all(
     let all = [
         conformance_files::CHECKS,
         conformance_dirs::CHECKS,
+        conformance_create::CHECKS,
         conformance_renames::CHECKS,
         conformance_races::CHECKS,
+        conformance_files::LAST,
     ];
     for (promise, check) in all.into_iter().flatten().copied() {
         let trial = Trial {

@@ -3,9 +3,14 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::conformance::{Check, Identities, Outcome, Trial};
-use super::{Depth, DirIdentity, ErrorKind, FileKind, FileStat, OwnedTree, Removal, StoragePath};
+use super::{
+    CreateMode, Depth, DirIdentity, ErrorKind, FileKind, FileStat, OwnedTree, Removal, StoragePath,
+};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
+    ("delete tree takes only marked trees", |trial| {
+        Box::pin(delete_tree(trial))
+    }),
     ("a directory has an identity of its own", |trial| {
         Box::pin(identity(trial))
     }),
@@ -21,6 +26,7 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("list refuses what is no directory", |trial| {
         Box::pin(list_refused(trial))
     }),
+    ("every valid name is kept", |trial| Box::pin(names(trial))),
     ("a large directory is listed whole", |trial| {
         Box::pin(large_directory(trial))
     }),
@@ -29,9 +35,6 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     }),
     ("create dir is exclusive", |trial| {
         Box::pin(create_dir(trial))
-    }),
-    ("delete tree takes only marked trees", |trial| {
-        Box::pin(delete_tree(trial))
     }),
 ];
 
@@ -172,6 +175,53 @@ async fn list_refused(trial: &Trial<'_>) -> Outcome {
         trial.refused(refused, ErrorKind::NotADirectory, "list a file")?;
         let refused = storage.list(&file.join("dir"), depth).await;
         trial.refused(refused, trial.below_file(), "list below a file")?;
+    }
+    Ok(())
+}
+
+async fn names(trial: &Trial<'_>) -> Outcome {
+    let longest = trial.capabilities.name_bytes;
+    let mut wanted = vec![
+        "with blanks  inside".to_owned(),
+        " blank first".to_owned(),
+        "blank last ".to_owned(),
+        "größe-日本語-🙂".to_owned(),
+        // The same to look at, composed and not: two names.
+        "\u{e9}".to_owned(),
+        "e\u{301}".to_owned(),
+        "100%25%2F%zz".to_owned(),
+        "a+b=c&d?e#f".to_owned(),
+        "*[a-z]{1,2}".to_owned(),
+        "quote'double\"back\\slash".to_owned(),
+        "$HOME`id`;|<>!^~".to_owned(),
+        "...".to_owned(),
+        ".hidden".to_owned(),
+        "-rf".to_owned(),
+        "UPPER".to_owned(),
+        "upper".to_owned(),
+        "x".repeat(longest),
+        "y".repeat(longest - 1),
+        "é".repeat(longest / 2),
+    ];
+    for name in &wanted {
+        let file = trial.path(name);
+        let written = trial.write(&file, b"", CreateMode::New).await;
+        trial.ok(written, &format!("create {name:?}"))?;
+        let again = trial.write(&file, b"", CreateMode::Replace).await;
+        trial.ok(again, &format!("replace {name:?}"))?;
+        trial.same(&trial.stat(&file).await?.path, &file, "path")?;
+    }
+    wanted.sort();
+    let listed = trial.storage.list(&trial.dir, Depth::Children).await;
+    let listed = trial.ok(listed, "list")?;
+    let mut found: Vec<&str> = listed.iter().map(|entry| entry.path.name()).collect();
+    // The order has a check of its own.
+    found.sort_unstable();
+    let expected: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    trial.same(&found, &expected, "names in the listing")?;
+    for name in &wanted {
+        let removal = trial.ok(trial.storage.delete_file(&trial.path(name)).await, "delete")?;
+        trial.same(&removal, &Removal::Deleted, &format!("delete {name:?}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Checks of one file: what a stat says, reading, and the three ways to create.
+//! Checks of one file: what a stat says, reading, touching, deleting, attributes.
 
 use bytes::Bytes;
 use futures::stream::StreamExt;
@@ -16,25 +16,6 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("a stream gives the whole content in pieces", |trial| {
         Box::pin(open_read(trial))
     }),
-    (
-        "new appears whole at finish and never overwrites",
-        |trial| Box::pin(create_new(trial)),
-    ),
-    ("replace appears whole in place of the old", |trial| {
-        Box::pin(create_replace(trial))
-    }),
-    ("scratch leaves nothing of the old", |trial| {
-        Box::pin(create_scratch(trial))
-    }),
-    ("create needs a parent and no directory", |trial| {
-        Box::pin(create_refused(trial))
-    }),
-    ("abort leaves nothing visible", |trial| {
-        Box::pin(abort(trial))
-    }),
-    ("a dropped writer leaves only temporary names", |trial| {
-        Box::pin(dropped_writer(trial))
-    }),
     ("touch keeps the content and tells storage time", |trial| {
         Box::pin(touch(trial))
     }),
@@ -44,15 +25,12 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("attributes are set as asked", |trial| {
         Box::pin(attributes(trial))
     }),
-    ("every valid name is kept", |trial| Box::pin(names(trial))),
-    ("a large file passes whole", |trial| {
-        Box::pin(large_file(trial))
-    }),
 ];
 
-/// Modes that publish at `finish`.
-const PUBLISHING: [CreateMode; 2] = [CreateMode::New, CreateMode::Replace];
-const ALL_MODES: [CreateMode; 3] = [CreateMode::New, CreateMode::Replace, CreateMode::Scratch];
+/// The check that takes longest, so that others find what they are there to find before it.
+pub(super) const LAST: &[(&str, Check)] = &[("a large file passes whole", |trial| {
+    Box::pin(large_file(trial))
+})];
 
 async fn stat(trial: &Trial<'_>) -> Outcome {
     let (file, dir) = (trial.path("file"), trial.make_dir("dir").await?);
@@ -121,158 +99,6 @@ async fn open_read(trial: &Trial<'_>) -> Outcome {
     let empty = trial.path("empty");
     trial.put_empty(&empty).await?;
     trial.content(&empty, b"", "an empty file").await
-}
-
-async fn create_new(trial: &Trial<'_>) -> Outcome {
-    let (storage, file) = (trial.storage, trial.path("file"));
-    let created = storage.create(&file, CreateMode::New).await;
-    let mut writer = trial.ok(created, "create")?;
-    trial.absent(&file, "before the first write").await?;
-    let written = writer.write(Bytes::from_static(b"first ")).await;
-    trial.ok(written, "first write")?;
-    trial.ok(writer.write(Bytes::new()).await, "empty write")?;
-    let written = writer.write(Bytes::from_static(b"second")).await;
-    trial.ok(written, "second write")?;
-    trial.absent(&file, "before finish").await?;
-    only_temporary_names(trial, "before finish").await?;
-    trial.ok(writer.finish().await, "finish")?;
-    trial
-        .content(&file, b"first second", "after finish")
-        .await?;
-
-    let again = trial.write(&file, b"other", CreateMode::New).await;
-    trial.refused(again, ErrorKind::AlreadyExists, "a second create")?;
-    trial
-        .content(&file, b"first second", "after the second create")
-        .await?;
-
-    // Someone else takes the name between create and finish.
-    let taken = trial.path("taken");
-    let created = storage.create(&taken, CreateMode::New).await;
-    let mut late = trial.ok(created, "create")?;
-    trial.ok(late.write(Bytes::from_static(b"late")).await, "write")?;
-    trial.put_empty(&taken).await?;
-    trial.refused(
-        late.finish().await,
-        ErrorKind::AlreadyExists,
-        "finish on a taken name",
-    )?;
-    trial
-        .content(&taken, b"", "after the refused finish")
-        .await?;
-
-    let empty = trial.path("empty");
-    let written = trial.write(&empty, b"", CreateMode::New).await;
-    trial.ok(written, "create an empty file")?;
-    trial.content(&empty, b"", "an empty file").await
-}
-
-async fn create_replace(trial: &Trial<'_>) -> Outcome {
-    let (storage, file) = (trial.storage, trial.path("file"));
-    let written = trial
-        .write(&file, b"a long first content", CreateMode::Replace)
-        .await;
-    trial.ok(written, "replace where nothing was")?;
-    let created = storage.create(&file, CreateMode::Replace).await;
-    let mut writer = trial.ok(created, "create")?;
-    trial.ok(writer.write(Bytes::from_static(b"short")).await, "write")?;
-    trial
-        .content(&file, b"a long first content", "before finish")
-        .await?;
-    trial.ok(writer.finish().await, "finish")?;
-    trial.content(&file, b"short", "after finish").await?;
-    let written = trial.write(&file, b"", CreateMode::Replace).await;
-    trial.ok(written, "replace by nothing")?;
-    trial
-        .content(&file, b"", "after it was replaced by nothing")
-        .await
-}
-
-async fn create_scratch(trial: &Trial<'_>) -> Outcome {
-    let file = trial.path("file");
-    for content in [b"a long first content".as_slice(), b"short", b""] {
-        let written = trial.write(&file, content, CreateMode::Scratch).await;
-        trial.ok(written, "write")?;
-        trial.content(&file, content, "after finish").await?;
-    }
-    Ok(())
-}
-
-async fn create_refused(trial: &Trial<'_>) -> Outcome {
-    let (dir, file) = (trial.make_dir("dir").await?, trial.path("file"));
-    trial.put_empty(&file).await?;
-    for mode in ALL_MODES {
-        let orphan = trial.path("missing").join("file");
-        let refused = trial.write(&orphan, b"x", mode).await;
-        trial.refused(
-            refused,
-            ErrorKind::NotFound,
-            &format!("{mode:?} without a parent"),
-        )?;
-        trial
-            .absent(&trial.path("missing"), "the parent is not made by the way")
-            .await?;
-        let refused = trial.write(&dir, b"x", mode).await;
-        trial.refused(
-            refused,
-            ErrorKind::IsADirectory,
-            &format!("{mode:?} on a directory"),
-        )?;
-        let refused = trial.write(&file.join("entry"), b"x", mode).await;
-        trial.refused(
-            refused,
-            ErrorKind::NotADirectory,
-            &format!("{mode:?} below a file"),
-        )?;
-    }
-    trial.content(&file, b"", "after all that").await?;
-    trial.same(&trial.stat(&dir).await?.kind, &FileKind::Dir, "kind")
-}
-
-async fn abort(trial: &Trial<'_>) -> Outcome {
-    let storage = trial.storage;
-    for mode in PUBLISHING {
-        let file = trial.path(&format!("{mode:?}"));
-        let created = storage.create(&file, mode).await;
-        let mut writer = trial.ok(created, "create")?;
-        trial.ok(writer.write(Bytes::from_static(b"x")).await, "write")?;
-        trial.ok(writer.abort().await, "abort")?;
-        trial.absent(&file, "after abort").await?;
-        let created = storage.create(&file, mode).await;
-        trial.ok(
-            trial.ok(created, "create")?.abort().await,
-            "abort before a write",
-        )?;
-        trial.absent(&file, "after abort before a write").await?;
-    }
-    only_temporary_names(trial, "after abort").await?;
-    let file = trial.path("old");
-    trial.put_empty(&file).await?;
-    let created = storage.create(&file, CreateMode::Replace).await;
-    let mut writer = trial.ok(created, "create")?;
-    trial.ok(writer.write(Bytes::from_static(b"x")).await, "write")?;
-    trial.ok(writer.abort().await, "abort")?;
-    trial
-        .content(&file, b"", "after the abort of a replace")
-        .await
-}
-
-async fn dropped_writer(trial: &Trial<'_>) -> Outcome {
-    let storage = trial.storage;
-    for mode in PUBLISHING {
-        let file = trial.path(&format!("{mode:?}"));
-        let created = storage.create(&file, mode).await;
-        let mut writer = trial.ok(created, "create")?;
-        trial.ok(writer.write(Bytes::from_static(b"x")).await, "write")?;
-        drop(writer);
-        trial.absent(&file, "after the writer was dropped").await?;
-        only_temporary_names(trial, "after the writer was dropped").await?;
-        let written = trial.write(&file, b"y", mode).await;
-        trial.ok(written, "write it again")?;
-        trial.content(&file, b"y", "written again").await?;
-        trial.ok(storage.delete_file(&file).await, "delete")?;
-    }
-    Ok(())
 }
 
 async fn touch(trial: &Trial<'_>) -> Outcome {
@@ -394,51 +220,6 @@ async fn attributes(trial: &Trial<'_>) -> Outcome {
     trial.refused(missing, ErrorKind::NotFound, "attributes of a missing file")
 }
 
-async fn names(trial: &Trial<'_>) -> Outcome {
-    let longest = trial.capabilities.name_bytes;
-    let mut wanted = vec![
-        "with blanks  inside".to_owned(),
-        " blank first".to_owned(),
-        "blank last ".to_owned(),
-        "größe-日本語-🙂".to_owned(),
-        // The same to look at, composed and not: two names.
-        "\u{e9}".to_owned(),
-        "e\u{301}".to_owned(),
-        "100%25%2F%zz".to_owned(),
-        "a+b=c&d?e#f".to_owned(),
-        "*[a-z]{1,2}".to_owned(),
-        "quote'double\"back\\slash".to_owned(),
-        "$HOME`id`;|<>!^~".to_owned(),
-        "...".to_owned(),
-        ".hidden".to_owned(),
-        "-rf".to_owned(),
-        "UPPER".to_owned(),
-        "upper".to_owned(),
-        "x".repeat(longest),
-        "y".repeat(longest - 1),
-        "é".repeat(longest / 2),
-    ];
-    for name in &wanted {
-        let file = trial.path(name);
-        let written = trial.write(&file, b"", CreateMode::New).await;
-        trial.ok(written, &format!("create {name:?}"))?;
-        let again = trial.write(&file, b"", CreateMode::Replace).await;
-        trial.ok(again, &format!("replace {name:?}"))?;
-        trial.same(&trial.stat(&file).await?.path, &file, "path")?;
-    }
-    wanted.sort();
-    let listed = trial.storage.list(&trial.dir, super::Depth::Children).await;
-    let listed = trial.ok(listed, "list")?;
-    let found: Vec<&str> = listed.iter().map(|entry| entry.path.name()).collect();
-    let expected: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    trial.same(&found, &expected, "names in the listing")?;
-    for name in &wanted {
-        let removal = trial.ok(trial.storage.delete_file(&trial.path(name)).await, "delete")?;
-        trial.same(&removal, &Removal::Deleted, &format!("delete {name:?}"))?;
-    }
-    Ok(())
-}
-
 async fn large_file(trial: &Trial<'_>) -> Outcome {
     const CHUNKS: u32 = 20;
     const CHUNK_BYTES: usize = 1_000_000;
@@ -495,15 +276,4 @@ async fn large_file(trial: &Trial<'_>) -> Outcome {
     drop(pieces);
     let removal = trial.ok(storage.delete_file(&file).await, "delete")?;
     trial.same(&removal, &Removal::Deleted, "delete")
-}
-
-/// Whatever stands in the trial's directory has a name that marks it as temporary.
-async fn only_temporary_names(trial: &Trial<'_>, what: &str) -> Outcome {
-    let listed = trial.storage.list(&trial.dir, super::Depth::Tree).await;
-    for entry in trial.ok(listed, "list")? {
-        let name = entry.path.name();
-        let temporary = name.starts_with('.') && name.ends_with(".stepdown-tmp");
-        trial.expect(temporary, || format!("{name:?} is visible {what}"))?;
-    }
-    Ok(())
 }

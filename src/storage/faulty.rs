@@ -324,3 +324,213 @@ impl Writer for FaultyWriter {
         gate.pass(async move { inner.abort().await }).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::storage::memory::MemoryStorage;
+
+    fn path(text: &str) -> StoragePath {
+        StoragePath::parse(text).unwrap()
+    }
+
+    fn kind<T>(outcome: Result<T>) -> ErrorKind {
+        outcome.map(drop).unwrap_err().kind
+    }
+
+    struct Bench {
+        memory: MemoryStorage,
+        script: FaultScript,
+        storage: Faulty<MemoryStorage>,
+        file: StoragePath,
+    }
+
+    fn bench() -> Bench {
+        let memory = MemoryStorage::new("m");
+        let file = path("/dir/file");
+        memory.put(&file, "0123456789").unwrap();
+        let script = FaultScript::new();
+        Bench {
+            storage: Faulty::new(memory.clone(), script.clone()),
+            memory,
+            script,
+            file,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_meets_the_calls_that_it_is_meant_for() {
+        let Bench {
+            script,
+            storage,
+            file,
+            ..
+        } = bench();
+        let other = path("/dir2/file");
+        let refuse = |kind| Fault::Refuse(kind);
+        script.inject(
+            When::on(Operation::Stat).at(&file).nth(2),
+            refuse(ErrorKind::Standby),
+        );
+        script.inject(
+            When::on(Operation::Stat)
+                .within(&path("/dir"))
+                .after(2)
+                .times(2),
+            refuse(ErrorKind::SafeMode),
+        );
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push(
+                storage
+                    .stat(&file)
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.kind),
+            );
+        }
+        let expected = [
+            Ok(()),
+            Err(ErrorKind::Standby),
+            Err(ErrorKind::SafeMode),
+            Err(ErrorKind::SafeMode),
+            Ok(()),
+            Ok(()),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(kind(storage.stat(&other).await), ErrorKind::NotFound);
+        storage.read_small(&file, 10).await.unwrap();
+        assert_eq!(script.calls(Operation::Stat), 7);
+        assert_eq!(script.calls_at(Operation::Stat, &file), 6);
+        assert_eq!((script.all_calls(), script.faults()), (8, 3));
+        script.reset_counts();
+        assert_eq!((script.all_calls(), script.faults()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_refused_change_is_not_made_and_one_without_answer_is() {
+        let Bench {
+            memory,
+            script,
+            storage,
+            file,
+        } = bench();
+        let to = path("/dir/to");
+        let refused = When::on(Operation::Rename).nth(1);
+        script.inject(refused, Fault::Refuse(ErrorKind::PermissionDenied));
+        script.inject(When::on(Operation::Rename).nth(2), Fault::LoseAnswer);
+        assert_eq!(
+            kind(storage.rename(&file, &to).await),
+            ErrorKind::PermissionDenied
+        );
+        assert_eq!(memory.paths().last(), Some(&file));
+        assert_eq!(
+            kind(storage.rename(&file, &to).await),
+            ErrorKind::OutcomeUnknown
+        );
+        assert_eq!(memory.paths().last(), Some(&to));
+        script.inject(When::on(Operation::Stat), Fault::LoseAnswer);
+        assert_eq!(kind(storage.stat(&to).await), ErrorKind::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn a_late_call_is_executed_though_its_caller_is_gone() {
+        let Bench {
+            memory,
+            script,
+            storage,
+            file,
+        } = bench();
+        let signal = Signal::new();
+        script.inject(
+            When::on(Operation::DeleteFile),
+            Fault::ExecuteLate(signal.clone()),
+        );
+        {
+            let delete = storage.delete_file(&file);
+            futures::pin_mut!(delete);
+            assert!(futures::poll!(&mut delete).is_pending());
+        }
+        tokio::task::yield_now().await;
+        assert!(memory.paths().contains(&file), "not before the signal");
+        signal.give();
+        let executed = async {
+            while script.late_calls() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), executed)
+            .await
+            .unwrap();
+        assert!(!memory.paths().contains(&file));
+    }
+
+    #[tokio::test]
+    async fn a_hung_call_is_never_executed() {
+        let Bench {
+            memory,
+            script,
+            storage,
+            file,
+        } = bench();
+        script.inject(When::on(Operation::DeleteFile), Fault::Hang);
+        let delete = storage.delete_file(&file);
+        let outcome = tokio::time::timeout(Duration::from_millis(20), delete).await;
+        assert!(outcome.is_err());
+        assert!(memory.paths().contains(&file));
+    }
+
+    #[tokio::test]
+    async fn answers_can_lie() {
+        let Bench {
+            script,
+            storage,
+            file,
+            ..
+        } = bench();
+        let missing = Fault::ListWithout(vec!["file".to_owned()]);
+        script.inject(When::on(Operation::List), missing);
+        script.inject(When::on(Operation::ReadSmall), Fault::EndEarly(3));
+        script.inject(When::on(Operation::OpenRead), Fault::EndEarly(4));
+        let listed = storage.list(&path("/"), Depth::Tree).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(storage.read_small(&file, 10).await.unwrap(), "012");
+        let pieces = storage.open_read(&file).await.unwrap();
+        let pieces: Vec<Bytes> = pieces.try_collect().await.unwrap();
+        assert_eq!(pieces, ["0123"]);
+    }
+
+    #[tokio::test]
+    async fn faults_of_a_writer_leave_it_to_its_abort() {
+        let Bench {
+            memory,
+            script,
+            storage,
+            ..
+        } = bench();
+        let file = path("/dir/new");
+        let full = Fault::Refuse(ErrorKind::NoSpace);
+        script.inject(When::on(Operation::Write).at(&file).nth(2), full.clone());
+        let mut writer = storage.create(&file, CreateMode::Scratch).await.unwrap();
+        writer.write(Bytes::from_static(b"x")).await.unwrap();
+        let refused = writer.write(Bytes::from_static(b"y")).await;
+        assert_eq!(kind(refused), ErrorKind::NoSpace);
+        writer.abort().await.unwrap();
+        assert!(!memory.paths().contains(&file));
+
+        script.inject(When::on(Operation::Finish).nth(1), full);
+        script.inject(When::on(Operation::Finish).nth(2), Fault::LoseAnswer);
+        for (expected, visible) in [
+            (ErrorKind::NoSpace, false),
+            (ErrorKind::OutcomeUnknown, true),
+        ] {
+            let writer = storage.create(&file, CreateMode::New).await.unwrap();
+            assert_eq!(kind(writer.finish().await), expected);
+            assert_eq!(memory.paths().contains(&file), visible);
+        }
+    }
+}

@@ -14,6 +14,8 @@
 //!   onto a hung mount through a symbolic link counts for the mount that the link lies on, of which its
 //!   directory takes at most its own places.
 //!
+//! So eight mounts must hang at a time before tokio's threads are used up.
+//!
 //! Who finds no place waits as a future, without a thread, until its deadline (see
 //! [`WithTimeout`](super::timeout::WithTimeout)). The lanes of other directories stay free.
 //!
@@ -261,8 +263,10 @@ mod tests {
         lanes
     }
 
-    const DEADLINE: Duration = Duration::from_millis(100);
+    const DEADLINE: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_mins(1);
 
+    /// One round of polls into a hung directory, all given up.
     async fn poll_hung(lanes: &Lanes, dir: &str, mount: &Arc<HungMount>, calls: usize) {
         let dir = path(dir);
         let calls = (0..calls).map(|_| {
@@ -273,21 +277,38 @@ mod tests {
         assert!(answers.iter().all(Result::is_err), "nothing answers");
     }
 
+    /// Rounds of polls until so many threads are stuck.
+    async fn poll_until_stuck(
+        lanes: &Lanes,
+        dirs: &[&str],
+        mount: &Arc<HungMount>,
+        threads: usize,
+    ) {
+        let deadline = Instant::now() + LONG;
+        while mount.stuck.load(Ordering::SeqCst) < threads {
+            assert!(Instant::now() < deadline, "the threads never start");
+            for dir in dirs {
+                poll_hung(lanes, dir, mount, PER_DIRECTORY).await;
+            }
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_hung_directory_takes_few_threads_and_delays_no_other() {
         let lanes = lanes_with_mounts(&["/"]);
         let mount = Arc::new(HungMount::default());
+        poll_until_stuck(&lanes, &["/hung"], &mount, PER_DIRECTORY).await;
         // More calls than tokio has threads, in rounds as polls come.
         for _ in 0..4 {
             poll_hung(&lanes, "/hung", &mount, 300).await;
         }
         assert_eq!(mount.most_stuck.load(Ordering::SeqCst), PER_DIRECTORY);
 
-        let answer = timeout(Duration::from_secs(5), lanes.run(&path("/sound"), |_| 7)).await;
+        let answer = timeout(LONG, lanes.run(&path("/sound"), |_| 7)).await;
         assert_eq!(answer.unwrap().unwrap(), 7);
 
         mount.release();
-        let again = timeout(Duration::from_secs(5), lanes.run(&path("/hung"), |_| 8)).await;
+        let again = timeout(LONG, lanes.run(&path("/hung"), |_| 8)).await;
         assert_eq!(again.unwrap().unwrap(), 8);
     }
 
@@ -295,11 +316,13 @@ mod tests {
     async fn many_directories_of_one_hung_mount_count_together() {
         let lanes = lanes_with_mounts(&["/", "/nfs"]);
         let mount = Arc::new(HungMount::default());
-        for number in 0..16 {
-            poll_hung(&lanes, &format!("/nfs/{number}"), &mount, PER_DIRECTORY).await;
+        let dirs = ["/nfs/1", "/nfs/2", "/nfs/3/4", "/nfs/5", "/nfs"];
+        poll_until_stuck(&lanes, &dirs, &mount, PER_MOUNT).await;
+        for number in 0..10 {
+            poll_hung(&lanes, &format!("/nfs/more/{number}"), &mount, 300).await;
         }
         assert_eq!(mount.most_stuck.load(Ordering::SeqCst), PER_MOUNT);
-        let answer = timeout(Duration::from_secs(5), lanes.run(&path("/sound"), |_| 7)).await;
+        let answer = timeout(LONG, lanes.run(&path("/sound"), |_| 7)).await;
         assert_eq!(answer.unwrap().unwrap(), 7);
         mount.release();
     }
@@ -308,7 +331,7 @@ mod tests {
     async fn a_call_that_waited_longer_than_its_caller_is_never_made() {
         let lanes = lanes_with_mounts(&["/"]);
         let mount = Arc::new(HungMount::default());
-        poll_hung(&lanes, "/hung", &mount, PER_DIRECTORY).await;
+        poll_until_stuck(&lanes, &["/hung"], &mount, PER_DIRECTORY).await;
         let made = Arc::new(AtomicUsize::new(0));
         let hung = path("/hung");
         for _ in 0..10 {
@@ -318,7 +341,7 @@ mod tests {
         }
         mount.release();
         // A call that comes after them in the same lane has passed them all.
-        lanes.run(&path("/hung"), |_| ()).await.unwrap();
+        lanes.run(&hung, |_| ()).await.unwrap();
         assert_eq!(made.load(Ordering::SeqCst), 0);
     }
 
@@ -326,16 +349,20 @@ mod tests {
     async fn a_running_call_learns_that_its_caller_is_gone() {
         let lanes = lanes_with_mounts(&["/"]);
         let mount = Arc::new(HungMount::default());
-        let (tell, told) = std::sync::mpsc::channel();
+        let (running, mut runs) = tokio::sync::oneshot::channel();
+        let (tell, told) = tokio::sync::oneshot::channel();
         let (dir, hung) = (path("/hung"), mount.clone());
         let call = lanes.run(&dir, move |abandoned| {
+            running.send(()).unwrap();
             hung.hang();
             tell.send(abandoned.is_set()).unwrap();
         });
-        assert!(timeout(DEADLINE, call).await.is_err());
+        tokio::select! {
+            _ = call => panic!("it hangs"),
+            started = &mut runs => started.unwrap(),
+        }
         mount.release();
-        let abandoned = tokio::task::spawn_blocking(move || told.recv()).await;
-        assert!(abandoned.unwrap().unwrap());
+        assert!(timeout(LONG, told).await.unwrap().unwrap());
     }
 
     #[tokio::test]

@@ -276,3 +276,93 @@ impl Writer for MemoryWriter {
         self.storage.say("abort", &self.path, deleted).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> StoragePath {
+        StoragePath::parse(text).unwrap()
+    }
+
+    fn kind<T>(outcome: Result<T>) -> ErrorKind {
+        outcome.map(drop).unwrap_err().kind
+    }
+
+    #[tokio::test]
+    async fn its_clock_is_the_tests() {
+        let storage = MemoryStorage::new("m");
+        let file = path("/file");
+        let modified_at = async || storage.stat(&file).await.unwrap().modified_at;
+        storage.touch(&file).await.unwrap();
+        let first = modified_at().await;
+        assert_eq!(first, storage.now());
+        storage.touch(&file).await.unwrap();
+        assert_eq!(modified_at().await.duration_since(first).as_millis(), 1);
+        storage.advance_clock(Duration::from_mins(5));
+        assert_eq!(modified_at().await.duration_since(first).as_millis(), 1);
+        storage.touch(&file).await.unwrap();
+        assert_eq!(modified_at().await.duration_since(first).as_secs(), 300);
+        storage.set_clock(first);
+        storage.touch(&file).await.unwrap();
+        assert_eq!(modified_at().await.duration_since(first).as_millis(), 1);
+
+        storage.run_clock_with_tokio();
+        let started_at = storage.now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(storage.now().duration_since(started_at).as_millis() >= 20);
+    }
+
+    #[tokio::test]
+    async fn directories_can_be_replaced_under_the_code() {
+        let storage = MemoryStorage::new("m");
+        let (dir, file) = (path("/dir"), path("/dir/file"));
+        storage.put(&file, "content").unwrap();
+        let first = storage.identify_dir(&dir).await.unwrap();
+        storage.renew_identity(&dir).unwrap();
+        let second = storage.identify_dir(&dir).await.unwrap();
+        assert_ne!(first, second);
+        assert_eq!(storage.read_small(&file, 10).await.unwrap(), "content");
+        assert_eq!(storage.remove(&dir).unwrap(), Removal::Deleted);
+        assert_eq!(storage.paths(), [path("/")]);
+        storage.create_dir(&dir).await.unwrap();
+        assert_ne!(storage.identify_dir(&dir).await.unwrap(), second);
+        assert_eq!(kind(storage.renew_identity(&file)), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_directory_refuses_everything_inside() {
+        let storage = MemoryStorage::new("m");
+        let (dir, file) = (path("/dir"), path("/dir/sub/file"));
+        storage.put(&file, "content").unwrap();
+        storage.make_unreadable(&dir);
+        let refused = [
+            kind(storage.stat(&file).await),
+            kind(storage.stat(&path("/dir/missing")).await),
+            kind(storage.identify_dir(&dir).await),
+            kind(storage.list(&dir, Depth::Children).await),
+            kind(storage.list(&path("/"), Depth::Tree).await),
+            kind(storage.read_small(&file, 10).await),
+            kind(storage.touch(&file).await),
+            kind(storage.delete_file(&file).await),
+            kind(storage.rename(&file, &path("/file")).await),
+            kind(storage.create_dir(&path("/dir/new")).await),
+        ];
+        assert_eq!(refused, [ErrorKind::PermissionDenied; 10]);
+        assert!(storage.stat(&dir).await.is_ok());
+        storage.make_readable(&dir);
+        assert!(storage.stat(&file).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_scratch_file_shows_while_it_is_written() {
+        let storage = MemoryStorage::new("m");
+        let file = path("/file");
+        let mut writer = storage.create(&file, CreateMode::Scratch).await.unwrap();
+        assert_eq!(storage.read_small(&file, 10).await.unwrap(), "");
+        writer.write(Bytes::from_static(b"one")).await.unwrap();
+        assert_eq!(storage.read_small(&file, 10).await.unwrap(), "one");
+        writer.abort().await.unwrap();
+        assert_eq!(kind(storage.stat(&file).await), ErrorKind::NotFound);
+    }
+}

@@ -9,6 +9,7 @@
 //! there; everything else is unknown.
 
 pub mod conformance;
+mod conformance_create;
 mod conformance_dirs;
 mod conformance_files;
 mod conformance_races;
@@ -16,6 +17,18 @@ mod conformance_renames;
 mod error;
 mod fault_script;
 pub mod faulty;
+pub mod hdfs;
+mod hdfs_change;
+mod hdfs_close;
+mod hdfs_error;
+mod hdfs_look;
+mod hdfs_namenodes;
+mod hdfs_probe;
+mod hdfs_reach;
+mod hdfs_read;
+mod hdfs_session;
+mod hdfs_viewfs;
+mod hdfs_write;
 pub mod local;
 mod local_change;
 mod local_errno;
@@ -24,6 +37,7 @@ mod local_look;
 mod local_write;
 pub mod memory;
 mod memory_tree;
+pub mod open;
 pub mod timeout;
 mod uri;
 mod walk;
@@ -212,8 +226,9 @@ pub trait Storage: Debug + Send + Sync {
 
     /// All entries below `dir`, without `dir` itself, sorted by the bytes of their paths. Complete or
     /// an error: entries that were there during the whole call are in it. No snapshot: entries that
-    /// come or go meanwhile may or may not be. A sub-directory that vanishes in a `Tree` walk is left
-    /// out.
+    /// come or go meanwhile may or may not be, and on some file systems one that is replaced by a rename
+    /// meanwhile may be missing, so ask [`Storage::stat`] before acting on an absence. A sub-directory
+    /// that vanishes in a `Tree` walk is left out.
     ///
     /// # Errors
     /// `NotFound`; `NotADirectory` if `dir` is something else.
@@ -235,8 +250,9 @@ pub trait Storage: Debug + Send + Sync {
     /// Begins to write a file; its parent must exist.
     ///
     /// # Errors
-    /// `NotFound` if the parent is missing; `AlreadyExists` in mode `New` (here or at `finish`);
-    /// `IsADirectory` if a directory stands at `path`.
+    /// `NotFound` if the parent is missing; `NotADirectory` if it is something else; `IsADirectory` if a
+    /// directory stands at `path`, in every mode; `AlreadyExists` if anything else does in mode `New`
+    /// (here or at `finish`).
     async fn create(&self, path: &StoragePath, mode: CreateMode) -> Result<Box<dyn Writer>>;
 
     /// Makes an empty file or gives an existing one the storage's current time; the content stays.
@@ -244,7 +260,7 @@ pub trait Storage: Debug + Send + Sync {
     /// The new time stamp is the storage's, not this host's, so that it can be compared with others.
     ///
     /// # Errors
-    /// `NotFound` if the parent is missing; `IsADirectory`.
+    /// `NotFound` if the parent is missing; `NotADirectory` if it is something else; `IsADirectory`.
     async fn touch(&self, path: &StoragePath) -> Result<Touched>;
 
     /// Makes the directory and its missing parents; no error if it is there.
@@ -256,7 +272,7 @@ pub trait Storage: Debug + Send + Sync {
     /// Makes one directory, exclusively.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound` if the parent is missing.
+    /// `AlreadyExists`; `NotFound` if the parent is missing; `NotADirectory` if it is something else.
     async fn create_dir(&self, dir: &StoragePath) -> Result<()>;
 
     /// Renames a file or a directory, atomically; never overwrites, never moves into a directory.

@@ -253,3 +253,282 @@ impl Writer for BoundedWriter {
         self.abort.bound(self.inner.abort()).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::storage::FileKind;
+    use crate::storage::faulty::{Fault, FaultScript, Faulty, Operation, Signal, When};
+    use crate::storage::memory::MemoryStorage;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    /// Never reached: a test that waits for it has failed.
+    const LONG: Duration = Duration::from_mins(5);
+
+    struct Bench {
+        memory: MemoryStorage,
+        script: FaultScript,
+        storage: WithTimeout<Faulty<MemoryStorage>>,
+    }
+
+    fn bench(timeout: Duration) -> Bench {
+        let memory = MemoryStorage::new("m");
+        let script = FaultScript::new();
+        let faulty = Faulty::new(memory.clone(), script.clone());
+        let storage = WithTimeout::new(faulty, timeout).with_delete_tree_timeout(timeout);
+        Bench {
+            memory,
+            script,
+            storage,
+        }
+    }
+
+    fn path(text: &str) -> StoragePath {
+        StoragePath::parse(text).unwrap()
+    }
+
+    fn kind<T>(outcome: Result<T>) -> ErrorKind {
+        outcome.map(drop).unwrap_err().kind
+    }
+
+    async fn wait_until(what: &str, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "in vain waited until {what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hung_read_times_out_and_a_hung_change_is_unknown() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(SHORT);
+        let (dir, file) = (path("/dir"), path("/dir/file"));
+        memory.put(&file, "content").unwrap();
+        let before = memory.paths();
+        let tree = OwnedTree::claim(path("/dir/x.stepdown")).unwrap();
+        script.inject(When::always(), Fault::Hang);
+        let reads = [
+            kind(storage.stat(&file).await),
+            kind(storage.identify_dir(&dir).await),
+            kind(storage.list(&dir, Depth::Children).await),
+            kind(storage.list(&dir, Depth::Tree).await),
+            kind(storage.read_small(&file, 10).await),
+            kind(storage.open_read(&file).await),
+        ];
+        assert_eq!(reads, [ErrorKind::TimedOut; 6]);
+        let changes = [
+            kind(storage.create(&file, CreateMode::Replace).await),
+            kind(storage.touch(&file).await),
+            kind(storage.create_dir_all(&path("/dir/a")).await),
+            kind(storage.create_dir(&path("/dir/a")).await),
+            kind(storage.rename(&file, &path("/dir/to")).await),
+            kind(storage.delete_file(&file).await),
+            kind(storage.delete_tree(&tree).await),
+            kind(storage.set_attributes(&file, &Attributes::default()).await),
+        ];
+        assert_eq!(changes, [ErrorKind::OutcomeUnknown; 8]);
+        assert_eq!(memory.paths(), before);
+        let error = storage.stat(&file).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot stat memory://m/dir/file: no answer in time (no answer after 20ms)"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hung_call_blocks_no_other() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(LONG);
+        let (hung, sound) = (path("/hung/file"), path("/sound/file"));
+        memory.put(&hung, "").unwrap();
+        memory.put(&sound, "").unwrap();
+        script.inject(When::always().within(&path("/hung")), Fault::Hang);
+        let mut waiting: Vec<_> = (0..100).map(|_| storage.stat(&hung)).collect();
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+        for _ in 0..100 {
+            storage.stat(&sound).await.unwrap();
+            storage.touch(&sound).await.unwrap();
+        }
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+    }
+
+    #[tokio::test]
+    async fn each_piece_of_a_stream_has_its_deadline() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(SHORT);
+        let file = path("/file");
+        memory.put(&file, vec![7; 3 * 1024 * 1024]).unwrap();
+        script.inject(When::on(Operation::ReadPiece).nth(2), Fault::Hang);
+        let mut pieces = storage.open_read(&file).await.unwrap();
+        assert_eq!(pieces.next().await.unwrap().unwrap().len(), 1024 * 1024);
+        assert_eq!(kind(pieces.next().await.unwrap()), ErrorKind::TimedOut);
+        assert!(pieces.next().await.is_none(), "an error ends the stream");
+
+        script.inject(
+            When::on(Operation::ReadPiece),
+            Fault::Refuse(ErrorKind::Unreachable),
+        );
+        let pieces: Vec<_> = storage.open_read(&file).await.unwrap().collect().await;
+        assert_eq!(pieces.len(), 1, "an error ends the stream");
+    }
+
+    #[tokio::test]
+    async fn a_file_with_a_hung_write_is_never_published() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(SHORT);
+        let file = path("/file");
+        script.inject(When::on(Operation::Write).nth(2), Fault::LoseAnswer);
+        script.inject(When::on(Operation::Write).nth(5), Fault::Hang);
+        for mode in [CreateMode::New, CreateMode::Replace] {
+            let mut writer = storage.create(&file, mode).await.unwrap();
+            writer.write(Bytes::from_static(b"one ")).await.unwrap();
+            let unknown = writer.write(Bytes::from_static(b"two ")).await;
+            assert_eq!(kind(unknown), ErrorKind::OutcomeUnknown);
+            // A caller that goes on all the same.
+            let _ = writer.write(Bytes::from_static(b"three")).await;
+            assert_eq!(kind(writer.finish().await), ErrorKind::Other);
+            assert_eq!(memory.paths(), [path("/")]);
+        }
+        assert_eq!(script.faults(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_given_up_finish_may_happen_later() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(SHORT);
+        let file = path("/file");
+        let signal = Signal::new();
+        let late = Fault::ExecuteLate(signal.clone());
+        script.inject(When::on(Operation::Finish).nth(1), late);
+        let mut writer = storage.create(&file, CreateMode::New).await.unwrap();
+        writer.write(Bytes::from_static(b"content")).await.unwrap();
+        assert_eq!(kind(writer.finish().await), ErrorKind::OutcomeUnknown);
+        assert_eq!(kind(storage.stat(&file).await), ErrorKind::NotFound);
+        signal.give();
+        wait_until("the file is there", || script.late_calls() == 1).await;
+        assert_eq!(storage.read_small(&file, 10).await.unwrap(), "content");
+        assert_eq!(memory.paths(), [path("/"), file]);
+    }
+
+    #[tokio::test]
+    async fn a_deep_tree_may_take_longer_than_one_call() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(Duration::from_secs(2));
+        let leaf = path("/a/b/c/d/e/f/g/h/i/j/file");
+        memory.put(&leaf, "").unwrap();
+        let delay = Duration::from_millis(250);
+        script.inject(When::on(Operation::List), Fault::Delay(delay));
+        let began = Instant::now();
+        let listed = storage.list(&path("/"), Depth::Tree).await.unwrap();
+        assert!(began.elapsed() > Duration::from_secs(2));
+        assert_eq!(listed.len(), 11);
+        assert_eq!(listed.last().unwrap().path, leaf);
+    }
+
+    #[tokio::test]
+    async fn a_tree_is_listed_whole_or_not_at_all() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(SHORT);
+        for dir in 0..40 {
+            memory
+                .put(&path(&format!("/d{dir:02}/s/file")), "")
+                .unwrap();
+        }
+        let all = storage.list(&path("/"), Depth::Tree).await.unwrap();
+        assert_eq!(all, memory.list(&path("/"), Depth::Tree).await.unwrap());
+        assert_eq!(all.len(), 120);
+
+        // Gone, or no directory any more, by the time of its turn.
+        for error in [ErrorKind::NotFound, ErrorKind::NotADirectory] {
+            let gone = When::on(Operation::List).at(&path("/d07/s"));
+            script.inject(gone, Fault::Refuse(error));
+            let listed = storage.list(&path("/"), Depth::Tree).await.unwrap();
+            assert_eq!(listed.len(), 118);
+            assert!(!listed.iter().any(|entry| entry.path == path("/d07/s")));
+            script.clear();
+        }
+        let hung = When::on(Operation::List).at(&path("/d39/s"));
+        script.inject(hung, Fault::Hang);
+        let refused = storage.list(&path("/"), Depth::Tree).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::TimedOut);
+        assert_eq!(refused.uri.path, path("/d39/s"));
+        script.clear();
+        let top = When::on(Operation::List).at(&path("/d01"));
+        script.inject(top, Fault::Refuse(ErrorKind::NotFound));
+        let refused = storage.list(&path("/d01"), Depth::Tree).await;
+        assert_eq!(kind(refused), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn deleting_a_tree_has_a_time_out_of_its_own() {
+        let Bench { memory, script, .. } = bench(SHORT);
+        let tree = OwnedTree::claim(path("/x.stepdown")).unwrap();
+        memory.put(&path("/x.stepdown/file"), "").unwrap();
+        let faulty = Faulty::new(memory, script.clone());
+        let storage = WithTimeout::new(faulty, SHORT).with_delete_tree_timeout(LONG);
+        let slow = When::on(Operation::DeleteTree);
+        script.inject(slow, Fault::Delay(5 * SHORT));
+        assert_eq!(storage.delete_tree(&tree).await.unwrap(), Removal::Deleted);
+        let tree_of_files = storage.list(&path("/"), Depth::Tree).await.unwrap();
+        assert!(
+            !tree_of_files
+                .iter()
+                .any(|entry| entry.kind == FileKind::File)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_passes_in_time_passes_unchanged() {
+        let Bench {
+            memory,
+            script,
+            storage,
+        } = bench(LONG);
+        let file = path("/file");
+        memory.put(&file, "content").unwrap();
+        memory.set_epoch(7);
+        assert_eq!(storage.epoch(), 7);
+        let pieces: Vec<Bytes> = storage
+            .open_read(&file)
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(pieces, ["content"]);
+        script.inject(
+            When::on(Operation::Stat),
+            Fault::Refuse(ErrorKind::SafeMode),
+        );
+        assert_eq!(kind(storage.stat(&file).await), ErrorKind::SafeMode);
+    }
+}

@@ -1,6 +1,7 @@
 //! Hadoop's own command line tools: the independent client of the tests.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -11,14 +12,18 @@ use anyhow::{Context, Result, bail};
 
 use super::daemon::{leashed, spawn_leashed};
 use super::hadoop::{Hadoop, java_program};
+use super::scratch::scratch_dir;
 use super::wait::wait_until;
 
-const TOOL_DEADLINE: Duration = Duration::from_mins(2);
+/// Far longer than any tool takes here.
+pub const TOOL_DEADLINE: Duration = Duration::from_mins(2);
 const TOOL_HEAP_MB: u32 = 256;
 /// The class behind `hdfs dfs`.
 pub const FS_SHELL: &str = "org.apache.hadoop.fs.FsShell";
 /// The class behind `hdfs dfsadmin`.
 pub const DFS_ADMIN: &str = "org.apache.hadoop.hdfs.tools.DFSAdmin";
+
+const DIST_CP: &str = "org.apache.hadoop.tools.DistCp";
 
 /// What a tool printed and how it ended.
 #[derive(Debug, Clone)]
@@ -103,12 +108,36 @@ impl HadoopClient {
         self.run(FS_SHELL, args, &[("HADOOP_USER_NAME", user)])
     }
 
+    /// Writes a file with this content, replacing one that is there (`hdfs dfs -put -f`).
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
+        let local = scratch_dir("put")?.join("content");
+        fs::write(&local, content).with_context(|| format!("cannot write {}", local.display()))?;
+        let local = local.to_str().context("a scratch directory is not UTF-8")?;
+        self.dfs(&["-put", "-f", local, path]).map(drop)
+    }
+
     /// What `hdfs dfsadmin <args>` prints.
     ///
     /// # Errors
     /// If its exit code is not 0, with what it printed.
     pub fn dfsadmin(&self, args: &[&str]) -> Result<String> {
         self.succeed(DFS_ADMIN, args)
+    }
+
+    /// What `hadoop distcp <args>` prints. The copy runs in this one process (MapReduce's local runner).
+    ///
+    /// # Errors
+    /// If its exit code is not 0, with what it printed.
+    pub fn distcp(&self, args: &[&str]) -> Result<String> {
+        let staging = scratch_dir("distcp")?;
+        let staging = format!(
+            "-Dmapreduce.jobtracker.staging.root.dir={}",
+            staging.display()
+        );
+        self.succeed(DIST_CP, &[&[staging.as_str()], args].concat())
     }
 
     /// What the tool `class` prints.
@@ -143,6 +172,7 @@ impl HadoopClient {
                 .iter()
                 .cloned()
                 .chain(env.iter().map(|(key, value)| (key.into(), value.into()))),
+            TOOL_DEADLINE,
         )
     }
 }
@@ -150,11 +180,12 @@ impl HadoopClient {
 /// Runs a program to its end, with nothing on its standard input.
 ///
 /// # Errors
-/// If it cannot be started, or does not end within two minutes; it is killed then.
+/// If it cannot be started, or does not end before `deadline`; it is killed then.
 pub fn run_program(
     program: &Path,
     args: &[OsString],
     env: impl Iterator<Item = (OsString, OsString)>,
+    deadline: Duration,
 ) -> Result<ToolOutput> {
     let mut command = leashed(program, args);
     command
@@ -168,7 +199,7 @@ pub fn run_program(
     let stdout = thread::spawn(move || read_all(stdout));
     let stderr = thread::spawn(move || read_all(stderr));
     let mut status = None;
-    let waited = wait_until(TOOL_DEADLINE, "a command ends", || {
+    let waited = wait_until(deadline, "a command ends", || {
         status = child.try_wait().ok().flatten();
         status.is_some()
     });

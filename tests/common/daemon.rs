@@ -19,7 +19,7 @@ use super::wait::wait_until;
 /// never ends before the process does. Should the test process be gone before `setpriv` asks for that
 /// signal, the shell finds another parent and does not start the server.
 const LEASH: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
 const LOG_TAIL_BYTES: u64 = 6_000;
 const KEPT_ENV: [&str; 5] = ["PATH", "HOME", "LANG", "USER", "TMPDIR"];
 
@@ -95,6 +95,21 @@ impl Daemon {
     /// How the server ended, if it did.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for the server's end.
+    ///
+    /// # Errors
+    /// If it does not end in time; with the end of its log.
+    pub fn await_end(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let mut status = None;
+        let what = format!("{} ends", self.name);
+        wait_until(deadline, &what, || {
+            status = self.exit_status();
+            status.is_some()
+        })
+        .with_context(|| self.log_tail())?;
+        status.context("no exit status")
     }
 
     /// Waits until `ready` holds.

@@ -9,9 +9,10 @@ use super::client::HadoopClient;
 use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
 use super::hdfs::{server_core_site, server_hdfs_site};
-use super::node::{Common, DataNode, JournalNode, NAMENODE, NameNode};
+use super::node::{DataNode, JournalNode, NAMENODE, NameNode};
 use super::ports::Port;
-use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::scratch::{RemovedOnDrop, copy_dir, log_dir, scratch_dir};
+use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
 /// The nameservice of every such cluster.
@@ -32,7 +33,8 @@ pub struct HaHdfs {
     namenodes: [NameNode; 2],
     datanode: DataNode,
     journal: JournalNode,
-    // After the servers, so that it is given back when they are gone.
+    // After the servers: these are given back when they are gone.
+    _dir: RemovedOnDrop,
     _slot: ClusterSlot,
 }
 
@@ -51,16 +53,17 @@ impl HaHdfs {
             [Port::reserve()?, Port::reserve()?],
         ];
         let mut core = Site::default();
-        core.set("fs.defaultFS", format!("hdfs://{NAMESERVICE}"));
+        core.set("fs.defaultFS", format!("hdfs://{NAMESERVICE}"))
+            .set("hadoop.tmp.dir", dir.join("tmp").display());
         let client_hdfs = nameservice_site(&ports);
         let conf_dir = dir.join("conf");
         write_conf_dir(&conf_dir, &core, &client_hdfs)?;
 
-        let mut server_core = server_core_site(&dir);
+        let mut server_core = server_core_site();
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs);
-        let mut common = Common {
+        let mut settings = ClusterSettings {
             hadoop: hadoop.clone(),
             logs: log_dir("ha")?,
             heap_mb: HEAP_MB,
@@ -68,20 +71,20 @@ impl HaHdfs {
             hdfs: server_hdfs,
             env: Vec::new(),
             jvm_flags: Vec::new(),
-            dir,
+            dir: dir.clone(),
         };
-        let journal = JournalNode::prepare(&common, "journalnode")?;
+        let journal = JournalNode::prepare(&settings, "journalnode")?;
         journal.start()?;
         let journal_uri = format!("qjournal://{HOST}:{}/{NAMESERVICE}", journal.port());
-        common
+        settings
             .hdfs
             .set("dfs.namenode.shared.edits.dir", journal_uri);
         let [ports1, ports2] = ports;
         let namenodes = [
-            prepare_namenode(&common, IDS[0], ports1)?,
-            prepare_namenode(&common, IDS[1], ports2)?,
+            prepare_namenode(&settings, IDS[0], ports1)?,
+            prepare_namenode(&settings, IDS[1], ports2)?,
         ];
-        let datanode = DataNode::prepare(&common, "datanode", HOST)?;
+        let datanode = DataNode::prepare(&settings, "datanode", HOST)?;
         for namenode in &namenodes {
             copy_dir(&formatted, namenode.name_dir())?;
         }
@@ -98,6 +101,7 @@ impl HaHdfs {
             namenodes,
             datanode,
             journal,
+            _dir: RemovedOnDrop(dir),
             _slot: slot,
         };
         for namenode in &ha.namenodes {
@@ -154,19 +158,20 @@ impl HaHdfs {
     }
 
     /// Makes NameNode `to` active and the other one standby (`haadmin -failover`). Works while the
-    /// other one hangs or is down: it counts as fenced then.
+    /// other one hangs or is down: it counts as fenced then, and ends as soon as it goes on.
     ///
     /// # Errors
     /// If `to` does not become active.
     pub fn fail_over(&self, to: usize) -> Result<()> {
-        let [from_id, to_id] = [id(1 - to)?, id(to)?];
+        let to_id = id(to)?;
+        let from_id = id(usize::from(to == 0))?;
         self.client
             .succeed(HA_ADMIN, &["-ns", NAMESERVICE, "-failover", from_id, to_id])?;
         self.await_active(to)
     }
 
     /// Makes a NameNode active without a word to the other one
-    /// (`haadmin -transitionToActive --forceactive`).
+    /// (`haadmin -transitionToActive --forceactive`), which does not learn of it before it writes.
     ///
     /// # Errors
     /// If it does not become active.
@@ -224,10 +229,10 @@ fn is_active(namenode: &NameNode) -> bool {
         .is_some_and(|state| state.ha_state == "active")
 }
 
-fn prepare_namenode(common: &Common, id: &str, ports: [Port; 2]) -> Result<NameNode> {
+fn prepare_namenode(settings: &ClusterSettings, id: &str, ports: [Port; 2]) -> Result<NameNode> {
     let mut own = Site::default();
     own.set("dfs.ha.namenode.id", id);
-    NameNode::prepare(common, id, HOST, ports, &own)
+    NameNode::prepare(settings, id, HOST, ports, &own)
 }
 
 fn nameservice_site(ports: &[[Port; 2]; 2]) -> Site {

@@ -52,6 +52,15 @@ impl HadoopVersion {
         }
     }
 
+    /// Fetches and prepares its parts. Starting a cluster does so too; a test that starts one without
+    /// a network does it before.
+    ///
+    /// # Errors
+    /// If they cannot be fetched, with the reason.
+    pub fn prepare(self) -> Result<()> {
+        Hadoop::of(self).map(drop)
+    }
+
     /// The version as `fetch.py` takes it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,7 +117,8 @@ impl Hadoop {
         Ok(formatted_path(warm))
     }
 
-    /// The arguments of `java` that run `class` with the configuration in `conf_dir`.
+    /// The arguments of `java` that run `class` with the configuration in `conf_dir`. Temporary files
+    /// go beside that directory: a killed server does not remove its own.
     pub fn java_args(&self, conf_dir: &Path, heap_mb: u32, class: &str) -> Vec<OsString> {
         let mut class_path = self.home.join("jars/*").into_os_string();
         for dir in [conf_dir, &self.home] {
@@ -117,6 +127,11 @@ impl Hadoop {
         }
         let mut args: Vec<OsString> = JVM_FLAGS.iter().map(OsString::from).collect();
         args.push(format!("-Xmx{heap_mb}m").into());
+        if let Some(beside) = conf_dir.parent() {
+            let mut flag = OsString::from("-Djava.io.tmpdir=");
+            flag.push(beside);
+            args.push(flag);
+        }
         if let Some(archive) = self
             .warm
             .as_deref()

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, anyhow};
 use super::client::{HadoopClient, ToolOutput};
 use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
-use super::node::{Common, DataNode, NameNode};
+use super::node::{DataNode, NameNode};
 use super::ports::Port;
-use super::scratch::{copy_dir, log_dir, scratch_dir};
+use super::scratch::{RemovedOnDrop, copy_dir, log_dir, scratch_dir};
+use super::server::ClusterSettings;
 use super::site::{Site, write_conf_dir};
 
 const HOST: &str = "127.0.0.1";
@@ -134,7 +135,9 @@ impl HdfsBuilder {
         let uri = format!("hdfs://{address}");
 
         let mut core = Site::default();
-        core.set("fs.defaultFS", &uri).merge(&self.core);
+        core.set("fs.defaultFS", &uri)
+            .set("hadoop.tmp.dir", dir.join("tmp").display())
+            .merge(&self.core);
         let mut client_hdfs = Site::default();
         client_hdfs
             .set("dfs.namenode.rpc-address", &address)
@@ -143,11 +146,11 @@ impl HdfsBuilder {
         let conf_dir = dir.join("conf");
         write_conf_dir(&conf_dir, &core, &client_hdfs)?;
 
-        let mut server_core = server_core_site(&dir);
+        let mut server_core = server_core_site();
         server_core.merge(&core);
         let mut server_hdfs = server_hdfs_site();
         server_hdfs.merge(&client_hdfs).merge(&self.server_hdfs);
-        let common = Common {
+        let settings = ClusterSettings {
             hadoop: hadoop.clone(),
             logs: log_dir("hdfs")?,
             heap_mb: self.heap_mb,
@@ -155,19 +158,22 @@ impl HdfsBuilder {
             hdfs: server_hdfs,
             env: self.env.clone(),
             jvm_flags: self.jvm_flags.clone(),
-            dir,
+            dir: dir.clone(),
         };
-        let namenode = NameNode::prepare(&common, "namenode", host, [rpc, http], &Site::default())?;
+        let namenode =
+            NameNode::prepare(&settings, "namenode", host, [rpc, http], &Site::default())?;
         let datanodes = (0..self.datanodes)
-            .map(|index| DataNode::prepare(&common, &format!("datanode{index}"), host))
+            .map(|index| DataNode::prepare(&settings, &format!("datanode{index}"), host))
             .collect::<Result<Vec<_>>>()?;
         let hdfs = Hdfs {
             client: HadoopClient::new(hadoop, conf_dir, self.env.clone())
                 .with_jvm_flags(&self.jvm_flags),
+            sites: (core, client_hdfs),
             uri,
             namenode,
             datanodes,
             next_dir: AtomicU32::new(0),
+            _dir: RemovedOnDrop(dir),
             _slot: slot,
         };
         copy_dir(&formatted, hdfs.namenode.name_dir())?;
@@ -180,12 +186,11 @@ impl HdfsBuilder {
     }
 }
 
-/// Keys that only servers read, or that make a small cluster quick.
-pub fn server_core_site(dir: &Path) -> Site {
+/// Keys that only servers read.
+pub fn server_core_site() -> Site {
     let mut site = Site::default();
-    site.set("hadoop.tmp.dir", dir.join("tmp").display())
-        // A DataNode that is up before its NameNode tries again soon.
-        .set("ipc.client.connect.retry.interval", 100);
+    // A DataNode that is up before its NameNode tries again soon.
+    site.set("ipc.client.connect.retry.interval", 100);
     site
 }
 
@@ -209,11 +214,13 @@ pub fn server_hdfs_site() -> Site {
 #[derive(Debug)]
 pub struct Hdfs {
     client: HadoopClient,
+    sites: (Site, Site),
     uri: String,
     namenode: NameNode,
     datanodes: Vec<DataNode>,
     next_dir: AtomicU32,
-    // After the servers, so that it is given back when they are gone.
+    // After the servers: these are given back when they are gone.
+    _dir: RemovedOnDrop,
     _slot: Option<ClusterSlot>,
 }
 
@@ -258,6 +265,11 @@ impl Hdfs {
     /// What clients take as `HADOOP_CONF_DIR`.
     pub fn conf_dir(&self) -> &Path {
         self.client.conf_dir()
+    }
+
+    /// Copies of the clients' `core-site.xml` and `hdfs-site.xml`, to be changed and written elsewhere.
+    pub fn client_sites(&self) -> (Site, Site) {
+        self.sites.clone()
     }
 
     /// The NameNode, to be killed, suspended, looked at.

@@ -1,23 +1,18 @@
-//! A NameNode or DataNode that can be stopped, killed, hung and started again in the same place.
+//! NameNodes, JournalNodes and DataNodes that can be stopped, killed, hung and started again in the
+//! same place.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, Launch};
-use super::hadoop::{Hadoop, java_program};
 use super::jmx;
 use super::ports::Port;
-use super::site::{Site, write_conf_dir};
+use super::server::{ClusterSettings, Server};
+use super::site::Site;
 
-/// A start takes about 2 s on an idle machine; tests share it with others.
-pub const START_DEADLINE: Duration = Duration::from_mins(2);
 /// The NameNode's main class.
 pub const NAMENODE: &str = "org.apache.hadoop.hdfs.server.namenode.NameNode";
 /// The DataNode's main class.
@@ -25,113 +20,6 @@ pub const DATANODE: &str = "org.apache.hadoop.hdfs.server.datanode.DataNode";
 
 /// The JournalNode's main class.
 pub const JOURNALNODE: &str = "org.apache.hadoop.hdfs.qjournal.server.JournalNode";
-
-/// What the servers of one cluster have in common.
-#[derive(Debug, Clone)]
-pub struct Common {
-    /// The Hadoop they are of.
-    pub hadoop: Hadoop,
-    /// Where they keep their data and configuration.
-    pub dir: PathBuf,
-    /// Where they log.
-    pub logs: PathBuf,
-    /// `-Xmx` of each.
-    pub heap_mb: u32,
-    /// `core-site.xml` of each.
-    pub core: Site,
-    /// `hdfs-site.xml` of each, but for what is the server's own.
-    pub hdfs: Site,
-    /// Added to the environment of each.
-    pub env: Vec<(OsString, OsString)>,
-    /// Added to the JVM flags of each.
-    pub jvm_flags: Vec<OsString>,
-}
-
-impl Common {
-    fn conf_dir(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}-conf"))
-    }
-
-    fn launch(&self, name: &str, class: &str, own: &Site) -> Result<Launch> {
-        let conf_dir = self.conf_dir(name);
-        let mut hdfs = self.hdfs.clone();
-        hdfs.merge(own);
-        write_conf_dir(&conf_dir, &self.core, &hdfs)?;
-        let mut args = self.jvm_flags.clone();
-        args.extend(self.hadoop.java_args(&conf_dir, self.heap_mb, class));
-        Ok(Launch {
-            name: name.to_owned(),
-            program: java_program(),
-            args,
-            env: self.env.clone(),
-            log: self.logs.join(format!("{name}.log")),
-        })
-    }
-}
-
-/// A server that may be down.
-#[derive(Debug)]
-struct Server {
-    launch: Launch,
-    running: Mutex<Option<Daemon>>,
-}
-
-impl Server {
-    fn new(launch: Launch) -> Self {
-        Self {
-            launch,
-            running: Mutex::new(None),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(&self) -> Result<()> {
-        let mut running = self.lock();
-        // The old process has to be gone before the new one binds its ports.
-        drop(running.take());
-        *running = Some(Daemon::start(&self.launch)?);
-        Ok(())
-    }
-
-    fn await_ready(&self, what: &str, ready: impl FnMut() -> bool) -> Result<()> {
-        let mut running = self.lock();
-        self.daemon(&mut running)?
-            .await_ready(START_DEADLINE, what, ready)
-    }
-
-    fn kill(&self) -> Result<()> {
-        let daemon = self.lock().take();
-        daemon.with_context(|| self.is_down())?.kill()
-    }
-
-    fn terminate(&self) -> Result<()> {
-        let daemon = self.lock().take();
-        daemon
-            .with_context(|| self.is_down())?
-            .terminate()
-            .map(drop)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let mut running = self.lock();
-        self.daemon(&mut running)?.signal(signal)
-    }
-
-    fn pid(&self) -> Option<u32> {
-        self.lock().as_ref().map(Daemon::pid)
-    }
-
-    fn daemon<'a>(&self, running: &'a mut Option<Daemon>) -> Result<&'a mut Daemon> {
-        running.as_mut().with_context(|| self.is_down())
-    }
-
-    fn is_down(&self) -> String {
-        format!("{} is down", self.launch.name)
-    }
-}
 
 macro_rules! delegate_to_server {
     ($node:ident) => {
@@ -176,6 +64,11 @@ macro_rules! delegate_to_server {
                 self.server.signal(Signal::CONT)
             }
 
+            /// Whether the server runs; also if it is frozen. It may have ended by itself.
+            pub fn is_running(&self) -> bool {
+                self.server.is_running()
+            }
+
             /// The server's pid; `None` while it is down.
             pub fn pid(&self) -> Option<u32> {
                 self.server.pid()
@@ -204,13 +97,13 @@ impl NameNode {
     /// # Errors
     /// If its configuration cannot be written.
     pub fn prepare(
-        common: &Common,
+        settings: &ClusterSettings,
         name: &str,
         host: &str,
         [rpc, http]: [Port; 2],
         own: &Site,
     ) -> Result<Self> {
-        let name_dir = common.dir.join(name);
+        let name_dir = settings.dir.join(name);
         let mut site = Site::default();
         site.set(
             "dfs.namenode.rpc-address",
@@ -226,8 +119,8 @@ impl NameNode {
         )
         .merge(own);
         Ok(Self {
-            server: Server::new(common.launch(name, NAMENODE, &site)?),
-            conf_dir: common.conf_dir(name),
+            server: Server::new(settings.launch(name, NAMENODE, &site)?),
+            conf_dir: settings.conf_dir(name),
             name_dir,
             host: host.to_owned(),
             rpc,
@@ -305,7 +198,7 @@ impl JournalNode {
     ///
     /// # Errors
     /// If its configuration cannot be written.
-    pub fn prepare(common: &Common, name: &str) -> Result<Self> {
+    pub fn prepare(settings: &ClusterSettings, name: &str) -> Result<Self> {
         let [rpc, http] = [Port::reserve()?, Port::reserve()?];
         let mut site = Site::default();
         site.set(
@@ -316,9 +209,12 @@ impl JournalNode {
             "dfs.journalnode.http-address",
             format!("127.0.0.1:{}", http.number()),
         )
-        .set("dfs.journalnode.edits.dir", common.dir.join(name).display());
+        .set(
+            "dfs.journalnode.edits.dir",
+            settings.dir.join(name).display(),
+        );
         Ok(Self {
-            server: Server::new(common.launch(name, JOURNALNODE, &site)?),
+            server: Server::new(settings.launch(name, JOURNALNODE, &site)?),
             rpc,
             _http: http,
         })
@@ -358,9 +254,9 @@ impl DataNode {
     ///
     /// # Errors
     /// If its configuration cannot be written.
-    pub fn prepare(common: &Common, name: &str, host: &str) -> Result<Self> {
+    pub fn prepare(settings: &ClusterSettings, name: &str, host: &str) -> Result<Self> {
         let [data, http, ipc] = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
-        let data_dir = common.dir.join(name);
+        let data_dir = settings.dir.join(name);
         fs::create_dir_all(&data_dir)
             .with_context(|| format!("cannot create {}", data_dir.display()))?;
         let mut site = Site::default();
@@ -378,7 +274,7 @@ impl DataNode {
                 format!("file://{}", data_dir.display()),
             );
         Ok(Self {
-            server: Server::new(common.launch(name, DATANODE, &site)?),
+            server: Server::new(settings.launch(name, DATANODE, &site)?),
             data_dir,
             data,
             http,

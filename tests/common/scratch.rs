@@ -35,6 +35,17 @@ pub fn scratch_dir(name: &str) -> Result<PathBuf> {
     new_dir(name, |base| &base.scratch)
 }
 
+/// Removes a scratch directory when dropped: one that is large goes before the process ends.
+#[derive(Debug)]
+pub struct RemovedOnDrop(pub PathBuf);
+
+impl Drop for RemovedOnDrop {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed when the process ends.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A new directory for logs whose name begins with `name`, below the build directory. It is kept until
 /// ten more test processes have run.
 ///

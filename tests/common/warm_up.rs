@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use super::client::{DFS_ADMIN, FS_SHELL, HadoopClient};
 use super::hadoop::{Hadoop, cache_dir};
 use super::hdfs::{server_core_site, server_hdfs_site};
-use super::node::{Common, DATANODE, DataNode, NAMENODE, NameNode};
+use super::node::{DATANODE, DataNode, NAMENODE, NameNode};
 use super::ports::Port;
 use super::scratch::{copy_dir, scratch_dir};
+use super::server::ClusterSettings;
 use super::site::Site;
 use super::wait::wait_until;
 
@@ -72,9 +73,10 @@ fn run_each_program(cold: &Hadoop, into: &Path) -> Result<()> {
         flag
     };
     let [rpc, http] = [Port::reserve()?, Port::reserve()?];
-    let mut core = server_core_site(&dir);
-    core.set("fs.defaultFS", format!("hdfs://{HOST}:{}", rpc.number()));
-    let servers = |class| Common {
+    let mut core = server_core_site();
+    core.set("fs.defaultFS", format!("hdfs://{HOST}:{}", rpc.number()))
+        .set("hadoop.tmp.dir", dir.join("tmp").display());
+    let servers = |class| ClusterSettings {
         hadoop: cold.clone(),
         logs: dir.clone(),
         heap_mb: 256,
@@ -94,10 +96,7 @@ fn run_each_program(cold: &Hadoop, into: &Path) -> Result<()> {
     namenode.start()?;
     datanode.start()?;
     namenode.await_ready(1)?;
-    let file = dir.join("file");
-    fs::write(&file, "text").with_context(|| format!("cannot write {}", file.display()))?;
-    let file = file.to_str().context("a scratch directory is not UTF-8")?;
-    tools.dfs(&["-put", file, "/file"])?;
+    tools.write_file("/file", b"text")?;
     tools
         .with_jvm_flags(&[dump(FS_SHELL)])
         .dfs(&["-cat", "/file"])?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stepdown::config::{
     AttemptFrom, Config, ConfigError, EndsWith, Environment, Escalate, Loaded, Lookup, Origin,
-    SignalTarget, Stop, StopSignal, Trigger, load,
+    SignalTarget, Stop, StopSignal, Trigger, lint, load,
 };
 use stepdown::model::Slot;
 use stepdown::storage::Authority;
@@ -100,6 +100,22 @@ fn a_file_is_read_with_its_inheritance() {
     assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
     assert_eq!(views.slots[&Slot::Blue].stop.backend(), "command");
     assert_eq!(views.drain_deadline, Duration::from_mins(30));
+}
+
+#[test]
+fn the_examples_are_good() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root.join("conf/examples")).unwrap() {
+        let file = entry.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let loaded = read(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let warnings = lint::of_values(&loaded.config);
+        assert_eq!(warnings, [], "{}", file.display());
+        assert!(!loaded.config.jobs.is_empty());
+        count += 1;
+    }
+    assert!(count >= 4);
 }
 
 #[test]
@@ -222,6 +238,7 @@ checkpoints = ["s3://bucket/ck", "/ck/../b"]
 [jobs.views.slots.red]
 
 [jobs.views.slots.blue]
+marker = "hdfs:views"
 
 [jobs.third]
 escalate = "kill"
@@ -249,4 +266,233 @@ fn a_job_without_control_directory_or_backend_is_refused() {
 #[test]
 fn a_bad_variable_is_named() {
     insta::assert_snapshot!(read_with("", &[("STEPDOWN_CONTROL", "there")]).unwrap_err());
+}
+
+mod command {
+    //! The commands that work on the configuration, and which file they read.
+
+    use std::fmt::Write as _;
+    use std::fs;
+
+    use serde_json::json;
+
+    use crate::sandbox::Sandbox;
+
+    const GOOD: &str = r#"
+control = "/srv/stepdown"
+hooks.on-alarm = ["true"]
+[jobs.clicks]
+checkpoints = ["/ck/clicks"]
+stop.backend = "driver"
+"#;
+
+    #[test]
+    fn mistakes_are_exit_code_2_and_change_nothing() {
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("stepdown.toml", "[watch]\nintervall = \"5s\"\n");
+        let mut told = String::new();
+        for args in [
+            &["config", "check"][..],
+            &["config", "show"],
+            &["doctor"],
+            &["marker", "touch", "m"],
+            &["init", "c"],
+        ] {
+            let ran = sandbox.run(&[&["--config", &file], args].concat());
+            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}");
+            told = sandbox.plain(&ran.stderr);
+        }
+        insta::assert_snapshot!(told);
+        assert!(!fs::exists(sandbox.path("m")).unwrap());
+        assert!(!fs::exists(sandbox.path("c")).unwrap());
+    }
+
+    #[test]
+    fn files_that_cannot_be_read() {
+        let sandbox = Sandbox::new();
+        let mut told = String::new();
+        let mut tell = |what: &str, args: &[&str], variables: &[(&str, &str)]| {
+            let mut command = sandbox.command(args);
+            let ran = Sandbox::finish(command.envs(variables.iter().copied()));
+            assert_eq!(ran.code, 2, "{what}: {ran:?}");
+            let _infallible = writeln!(told, "{what}\n{}", sandbox.plain(&ran.stderr));
+        };
+        let check = &["config", "check"][..];
+        tell(
+            "named by an option",
+            &["config", "check", "--config", "missing.toml"],
+            &[],
+        );
+        tell(
+            "named by a variable",
+            check,
+            &[("STEPDOWN_CONFIG", "/missing.toml")],
+        );
+        tell("a directory", &["config", "check", "--config", "home"], &[]);
+        let latin = sandbox.path("latin.toml");
+        fs::write(&latin, b"# a\n# \xe4\n").unwrap();
+        tell(
+            "not UTF-8",
+            &["config", "check", "--config", "latin.toml"],
+            &[],
+        );
+        fs::create_dir_all(sandbox.path("xdg/stepdown/stepdown.toml")).unwrap();
+        let xdg = sandbox.text("xdg");
+        let no_conf_dir = "[hadoop]\nconf-dir = \"/nowhere/conf\"\n";
+        sandbox.write("no-conf-dir.toml", no_conf_dir);
+        let args = ["config", "check", "--config", "no-conf-dir.toml"];
+        tell("a Hadoop configuration that is not there", &args, &[]);
+        tell(
+            "found, and a directory",
+            check,
+            &[("XDG_CONFIG_HOME", &xdg)],
+        );
+        insta::assert_snapshot!(told);
+    }
+
+    #[test]
+    fn exactly_one_file_is_read() {
+        let sandbox = Sandbox::new();
+        let file = |name: &str| sandbox.write(name, &format!("control = \"/{name}\"\n"));
+        file("stepdown.toml");
+        let option = file("option.toml");
+        let variable = file("variable.toml");
+        let show = |args: &[&str], variables: &[(&str, &str)]| {
+            let mut command =
+                sandbox.command(&[&["--json", "config", "show", "control"], args].concat());
+            let ran = Sandbox::finish(command.envs(variables.iter().copied()));
+            let json = ran.json();
+            let value = json["settings"][0]["value"]
+                .as_str()
+                .map(|text| text.trim_matches('"').to_owned());
+            (
+                json["found_by"].as_str().unwrap().to_owned(),
+                value.unwrap_or_default(),
+            )
+        };
+        let found = |by: &str, name: &str| (by.to_owned(), name.to_owned());
+        if !fs::exists("/etc/stepdown/stepdown.toml").unwrap() {
+            // Not the one in the current directory.
+            assert_eq!(show(&[], &[]), found("nothing", ""));
+        }
+        file("home/.config/stepdown/stepdown.toml");
+        assert_eq!(
+            show(&[], &[]),
+            found("found", "/home/.config/stepdown/stepdown.toml")
+        );
+        file("xdg/stepdown/stepdown.toml");
+        let xdg = sandbox.text("xdg");
+        let xdg = ("XDG_CONFIG_HOME", xdg.as_str());
+        assert_eq!(
+            show(&[], &[xdg]),
+            found("found", "/xdg/stepdown/stepdown.toml")
+        );
+        let variables = [xdg, ("STEPDOWN_CONFIG", variable.as_str())];
+        assert_eq!(show(&[], &variables), found("variable", "/variable.toml"));
+        let args = ["--config", option.as_str()];
+        assert_eq!(show(&args, &variables), found("option", "/option.toml"));
+    }
+
+    #[test]
+    fn warnings_are_told_and_strict_makes_them_findings() {
+        let sandbox = Sandbox::new();
+        let good = sandbox.write("good.toml", GOOD);
+        let ran = sandbox.run(&["--config", &good, "config", "check", "--strict"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+
+        let odd = sandbox.write(
+            "odd.toml",
+            r#"
+control = "/srv/stepdown"
+[watch]
+confirm = 1
+lease-ttl = "5s"
+alarm-after = "1s"
+[jobs.a]
+checkpoints = ["/ck/a"]
+drain-deadline = "10s"
+escalate = "kill"
+stop = { backend = "driver" }
+[jobs.a.slots.blue]
+marker = "/ck/a/m"
+[jobs.a.slots.green]
+marker = "/ck/a/m"
+[jobs.b.stop]
+backend = "command"
+request = ["no-such-program", "b"]
+observe = ["/etc/passwd"]
+"#,
+        );
+        let args = ["--config", &odd, "config", "check"];
+        let ran = sandbox.run(&args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+        insta::assert_snapshot!(sandbox.plain(&ran.stdout));
+        assert_eq!(sandbox.run(&[&args[..], &["--strict"]].concat()).code, 3);
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_odd() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("open.toml", GOOD);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        let ran = sandbox.run(&["--json", "--config", &file, "config", "check"]);
+        let warnings = ran.json()["warnings"].clone();
+        assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
+        assert!(
+            warnings[0]["message"]
+                .as_str()
+                .unwrap()
+                .contains("everyone")
+        );
+    }
+
+    #[test]
+    fn values_are_shown_with_their_origin() {
+        let sandbox = Sandbox::new();
+        let file = sandbox.write("stepdown.toml", GOOD);
+        let args = ["--config", &file, "config", "show", "jobs.clicks"];
+        let mut command = sandbox.command(&args);
+        let ran = Sandbox::finish(command.env("STEPDOWN_CONTROL", "/other"));
+        insta::assert_snapshot!(sandbox.plain(&ran.stdout));
+        let ran = sandbox.run(&["--config", &file, "config", "show", "wibble"]);
+        assert_eq!(ran.code, 7);
+        let ran = sandbox.run(&["--json", "--config", &file, "config", "show", "control"]);
+        assert_eq!(
+            ran.json()["settings"],
+            json!([{
+                "key": "control",
+                "value": "\"/srv/stepdown\"",
+                "origin": {"from": "file", "line": 2, "column": 11}
+            }])
+        );
+    }
+
+    #[test]
+    fn hadoop_values_are_shown_with_their_origin() {
+        let sandbox = Sandbox::new();
+        let property = |key: &str, value: &str| {
+            format!("<property>\n<name>{key}</name><value>{value}</value></property>\n")
+        };
+        let site = format!(
+            "<configuration>\n{}{}</configuration>",
+            property("fs.defaultFS", "hdfs://${ns}"),
+            property("ns", "east")
+        );
+        sandbox.write("conf/core-site.xml", &site);
+        let file = sandbox.write(
+            "stepdown.toml",
+            &format!(
+                "[hadoop]\nconf-dir = {:?}\noverrides = {{ \"fs.trash.interval\" = \"0\" }}\n",
+                sandbox.text("conf")
+            ),
+        );
+        let show = |key: &str| sandbox.run(&["--config", &file, "config", "show", "--hadoop", key]);
+        insta::assert_snapshot!(sandbox.plain(&show("fs.").stdout));
+        assert_eq!(show("wibble").code, 7);
+        sandbox.write("conf/core-site.xml", "<configuration>");
+        let ran = show("fs.");
+        assert_eq!(ran.code, 2);
+        insta::assert_snapshot!(sandbox.plain(&ran.stderr));
+    }
 }

@@ -7,7 +7,7 @@ use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
 use crate::cli::{Context, command};
 
-/// Writes the completions of a shell to stdout.
+/// Write the completions of a shell to stdout
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:

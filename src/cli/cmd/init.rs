@@ -16,7 +16,7 @@ use crate::storage::{Attributes, Depth, ErrorKind, StorageUri};
 /// Permission bits of the folders that others than stepdown write to, with `--group`.
 const SHARED_MODE: u32 = 0o775;
 
-/// Makes a control directory with its sentinels and folders
+/// Make a control directory with its sentinels and folders
 ///
 /// Repeatable: what is there stays as it is. A directory that holds anything else is refused.
 #[derive(Debug, Clone, Args)]

@@ -11,7 +11,7 @@ use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::{Context, command};
 
-/// Writes a man page to stdout, or all of them to a directory.
+/// Write a man page to stdout, or all of them to a directory
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:

@@ -12,9 +12,11 @@ use crate::cli::output::{Look, Report, Tone, ago, plain, table};
 use crate::cli::target::{MarkerTarget, resolve_here};
 use crate::control::{DocumentError, SENTINEL, load};
 use crate::marker::file::MarkerNote;
-use crate::storage::{Depth, ErrorKind, FileKind, FileStat, Removal, Storage, StorageUri, Touched};
+use crate::storage::{
+    Depth, ErrorKind, FileKind, FileStat, Removal, Storage, StorageError, StorageUri, Touched,
+};
 
-/// Makes, removes and looks at markers, on local disk or HDFS
+/// Make, remove and look at markers, on local disk or HDFS
 #[derive(Debug, Clone, Args)]
 pub struct MarkerArgs {
     #[command(subcommand)]
@@ -144,9 +146,14 @@ async fn touch(args: &ChangeArgs, app: &App, context: &mut Context) -> Result<St
             None => Outcome::WouldCreate,
         }
     } else {
-        match storage.touch(&uri.path).await? {
-            Touched::Created => Outcome::Created,
-            Touched::Refreshed => Outcome::Refreshed,
+        match storage.touch(&uri.path).await {
+            Ok(Touched::Created) => Outcome::Created,
+            Ok(Touched::Refreshed) => Outcome::Refreshed,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let message = format!("cannot make {uri}: its directory does not exist");
+                return Err(anyhow::Error::from(error).context(message).into());
+            }
+            Err(error) => return Err(error.into()),
         }
     };
     context.out.confirmation(&ChangeReport { uri, outcome })?;
@@ -165,12 +172,13 @@ async fn remove(args: &ChangeArgs, app: &App, context: &mut Context) -> Result<S
             None => Outcome::Absent,
         }
     } else {
-        match storage.delete_file(&uri.path).await? {
-            Removal::Deleted => Outcome::Deleted,
-            Removal::Absent => {
+        match storage.delete_file(&uri.path).await {
+            Ok(Removal::Deleted) => Outcome::Deleted,
+            Ok(Removal::Absent) => {
                 see_directory_of(storage.as_ref(), &uri).await?;
                 Outcome::Absent
             }
+            Err(error) => return Err(seen(storage.as_ref(), &uri, error).await),
         }
     };
     context.out.confirmation(&ChangeReport { uri, outcome })?;
@@ -189,12 +197,22 @@ async fn observe(storage: &dyn Storage, uri: &StorageUri) -> Result<Option<FileS
             see_directory_of(storage, uri).await?;
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(seen(storage, uri, error).await),
     }
 }
 
+/// The failure that `error` is: where the marker's directory is no directory, that says more.
+async fn seen(storage: &dyn Storage, uri: &StorageUri, error: StorageError) -> Failure {
+    if error.kind == ErrorKind::NotADirectory
+        && let Err(failure) = see_directory_of(storage, uri).await
+    {
+        return failure;
+    }
+    error.into()
+}
+
 /// A missing directory (an unmounted disk, a typing mistake) makes the marker unknown, not absent.
-async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
+pub(super) async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
     let Some(dir) = uri.path.parent() else {
         return Ok(());
     };
@@ -215,8 +233,7 @@ async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()>
 
 fn refuse_directory(operation: &'static str, uri: &StorageUri, found: &FileStat) -> Result<()> {
     if found.kind == FileKind::Dir {
-        let error =
-            crate::storage::StorageError::new(operation, uri.clone(), ErrorKind::IsADirectory);
+        let error = StorageError::new(operation, uri.clone(), ErrorKind::IsADirectory);
         return Err(error.into());
     }
     Ok(())
@@ -364,7 +381,7 @@ impl Report for ListReport {
         if rows.is_empty() {
             return String::new();
         }
-        table(look, &["marker", "age", "modified", "owner", "kind"], &rows)
+        table(look, &["MARKER", "AGE", "MODIFIED", "OWNER", "KIND"], &rows)
     }
 }
 

@@ -4,13 +4,32 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::cli::words;
+use super::stop::receipt_text;
+use crate::app::{self, App};
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::{Failure, Result};
+use crate::cli::output::{Look, Report};
+use crate::cli::target::{find_job, resolve_here, slot_of};
+use crate::cli::{Context, words};
 use crate::config::duration::parse as duration;
-use crate::config::{EndsWith, Escalate, Restart, SignalTarget, StopSignal};
+use crate::config::{
+    EndsWith, Escalate, Job, JobSlot, Restart, SignalStop, SignalTarget, Stop, StopSignal, Trigger,
+};
+use crate::control::ControlDir;
+use crate::daemon::run::{RunError, RunOptions, Runner};
 use crate::model::{JobName, Slot};
+use crate::process::restart::{RestartMode, RestartPolicy};
+use crate::stop::Exit as StopExit;
+use crate::stop::decide::Outcome;
+use crate::stop::receipt::Receipt;
+use crate::storage::{StoragePath, StorageUri};
 
-/// Runs a command as a job: makes its marker, stops it when the marker goes, writes the receipt
+/// How long after its command's end `run` tries to write the receipt.
+const RECEIPT_DEADLINE: Duration = Duration::from_mins(5);
+
+/// Run a command as a job: make its marker, stop it when the marker goes, write the receipt
 ///
 /// The command has stdin, stdout and its own process group; signals that stepdown gets are passed on
 /// once. When the command ends, its exit code becomes stepdown's; codes from 64 on are stepdown's own
@@ -39,14 +58,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "URI")]
     pub checkpoint: Vec<String>,
 
-    /// How it is stopped.
-    #[command(flatten)]
-    pub stop: RunStop,
-
-    /// Whether it is started again.
-    #[command(flatten)]
-    pub restarts: RunRestarts,
-
     /// Kill the command when stepdown itself dies
     #[arg(long)]
     pub kill_with_parent: bool,
@@ -58,6 +69,15 @@ pub struct RunArgs {
     /// The command, after `--`
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+
+    // Last: their headings hold for all that follows.
+    /// How it is stopped.
+    #[command(flatten)]
+    pub stop: RunStop,
+
+    /// Whether it is started again.
+    #[command(flatten)]
+    pub restarts: RunRestarts,
 }
 
 /// What is run: a configured job, or anything with a marker.
@@ -125,4 +145,214 @@ pub struct RunRestarts {
     /// Restarts in a row before giving up [default: 10]
     #[arg(long, value_name = "N")]
     pub max_restarts: Option<u32>,
+}
+
+/// What `run` says at its end, on stderr.
+#[derive(Debug, Serialize)]
+struct RunReport {
+    exit: Option<StopExit>,
+    receipt: Option<Box<Receipt>>,
+}
+
+impl Report for RunReport {
+    fn text(&self, look: Look) -> String {
+        match &self.receipt {
+            Some(receipt) => receipt_text(receipt, look),
+            None => "the command is over".to_owned(),
+        }
+    }
+}
+
+/// The result of `--dry-run`.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    marker: StorageUri,
+    control: StorageUri,
+    job: JobName,
+    slot: Slot,
+    command: Vec<String>,
+}
+
+impl Report for DryRun {
+    fn text(&self, _look: Look) -> String {
+        format!(
+            "would run {} as {}.{} with marker {}, its state in {}",
+            self.command.join(" "),
+            self.job,
+            self.slot,
+            self.marker,
+            self.control
+        )
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Everything for which nothing was started, and a receipt that could not be written.
+pub async fn run(args: RunArgs, context: &mut Context) -> Result<Status> {
+    let app = context.open()?;
+    let (job, slot, of, control, sentinel_dir) = subject(&args, &app)?;
+    if args.dry_run {
+        let command = args
+            .command
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned());
+        context.out.result(&DryRun {
+            marker: of.marker.clone(),
+            control: control.uri(control.root()),
+            job: job.name.clone(),
+            slot,
+            command: command.collect(),
+        })?;
+        return Ok(Exit::Ok.into());
+    }
+    let spec = app.slot_spec(&job, slot, &of, sentinel_dir)?;
+    let options = options(&args, &app, &of.stop);
+    let runner = Runner::new(app.daemon()?, spec, control, options);
+    let end = match runner.run().await {
+        Ok(end) => end,
+        Err(error) => return Err(failure(error)),
+    };
+    let status = match (end.exit, &end.receipt) {
+        (Some(StopExit::Code { code }), _) => Status::Child(u8::try_from(code & 0xff).unwrap_or(1)),
+        (Some(StopExit::Signal { signal }), _) => {
+            Status::Child(u8::try_from(128 + signal).unwrap_or(255))
+        }
+        // The exit code of an adopted command is its own parent's to know.
+        (None, Some(receipt)) if receipt.outcome == Outcome::Stopped => Exit::Ok.into(),
+        (None, _) => Exit::Failed.into(),
+    };
+    context.out.confirmation(&RunReport {
+        exit: end.exit,
+        receipt: end.receipt,
+    })?;
+    Ok(status)
+}
+
+fn failure(error: RunError) -> Failure {
+    let exit = match &error {
+        RunError::Occupied { .. } => Some(Exit::LeaseHeld),
+        RunError::Interrupted(_) => Some(Exit::Interrupted),
+        RunError::MarkerUnknown { .. } | RunError::AttemptUnknown { .. } => Some(Exit::Unreachable),
+        RunError::Spawn(error) => match error.exit_code() {
+            Some(127) => Some(Exit::CommandNotFound),
+            Some(_) => Some(Exit::CannotExecute),
+            None => None,
+        },
+        RunError::Storage(_)
+        | RunError::Document(_)
+        | RunError::Lease(_)
+        | RunError::NoReceipt { .. }
+        | RunError::System { .. } => None,
+    };
+    let mut failure = Failure::from(error);
+    if let Some(exit) = exit {
+        failure.exit = exit;
+    }
+    failure
+}
+
+type Subject = (Job, Slot, JobSlot, ControlDir, Option<StoragePath>);
+
+/// What is run: the configured job, or one made up for the marker.
+fn subject(args: &RunArgs, app: &App) -> Result<Subject> {
+    let checkpoints = args
+        .checkpoint
+        .iter()
+        .map(|uri| resolve_here(uri))
+        .collect::<Result<Vec<_>>>()?;
+    let (mut job, slot, mut of, control, sentinel_dir) = match (&args.what.job, &args.what.marker) {
+        (Some(name), _) => {
+            let job = find_job(app.config(), name)?.clone();
+            let (slot, of) = slot_of(&job, args.slot)?;
+            let of = of.clone();
+            (job, slot, of, app.control()?, None)
+        }
+        (None, Some(marker)) => {
+            let marker = resolve_here(marker)?;
+            let (name, slot) = name_of(&marker);
+            let state = StorageUri::new(
+                marker.authority.clone(),
+                marker.path.with_suffix(".stepdown"),
+            );
+            let of = JobSlot {
+                marker,
+                checkpoints: Vec::new(),
+                stop: Stop::Signal(SignalStop::default()),
+            };
+            let hooks = app.config().hooks.clone();
+            let job = Job::unconfigured(name, slot, of.clone(), hooks);
+            (job, slot, of, app.control_at(&state)?, Some(state.path))
+        }
+        (None, None) => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "neither a marker nor a job is named",
+            ));
+        }
+    };
+    if job.trigger == Trigger::Appears {
+        let message = "`run` makes the marker of its command and stops it when that disappears; \
+                       the trigger of this job is \"appears\", so let `watch` look after it";
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if !checkpoints.is_empty() {
+        of.checkpoints = checkpoints;
+    }
+    job.drain_deadline = args.stop.drain_deadline.unwrap_or(job.drain_deadline);
+    job.kill_deadline = args.stop.kill_deadline.unwrap_or(job.kill_deadline);
+    job.escalate = args.stop.escalate.unwrap_or(job.escalate);
+    if let Stop::Signal(stop) = &mut of.stop {
+        stop.resend_after = args.stop.resend_after.unwrap_or(stop.resend_after);
+    }
+    Ok((job, slot, of, control, sentinel_dir))
+}
+
+/// Job and slot that a marker's name says: `clicks.green` is the slot green of clicks, anything else
+/// is the slot blue of a job with a name as near as a job's name can be.
+fn name_of(marker: &StorageUri) -> (JobName, Slot) {
+    let name = marker.path.name();
+    let (job, slot) = match name.rsplit_once('.').map(|(job, slot)| (job, slot.parse())) {
+        Some((job, Ok(slot))) => (job, slot),
+        Some(_) | None => (name, Slot::Blue),
+    };
+    (JobName::nearest(job), slot)
+}
+
+fn options(args: &RunArgs, app: &App, stop: &Stop) -> RunOptions {
+    let run = &app.config().run;
+    let configured = match stop {
+        Stop::Signal(stop) => stop.clone(),
+        // What `run` starts it also signals, whatever `watch` does about the job.
+        Stop::Command(_) | Stop::Driver => SignalStop::default(),
+    };
+    let max_delay = args
+        .restarts
+        .restart_max_delay
+        .unwrap_or(run.restart_max_delay);
+    RunOptions {
+        argv: args.command.clone(),
+        env: Vec::new(),
+        create_marker: !args.no_create,
+        restart: RestartPolicy {
+            mode: match args.restarts.restart.unwrap_or(run.restart) {
+                Restart::Never => RestartMode::Never,
+                Restart::OnFailure => RestartMode::OnFailure,
+            },
+            first_delay: args
+                .restarts
+                .restart_min_delay
+                .unwrap_or(run.restart_min_delay),
+            max_delay,
+            stable_after: max_delay,
+            max_restarts: Some(args.restarts.max_restarts.unwrap_or(run.max_restarts)),
+        },
+        die_with_parent: args.kill_with_parent || run.kill_with_parent,
+        signal: app::stop_signal(args.stop.signal.unwrap_or(configured.signal)),
+        target: app::signal_target(args.stop.target.unwrap_or(configured.target)),
+        ends_with: app::ends_with(args.stop.ends_with.unwrap_or(configured.ends_with)),
+        receipt_deadline: RECEIPT_DEADLINE,
+        poll: app.poll_policy(),
+    }
 }

@@ -1,10 +1,31 @@
 //! `stepdown watch`
 
+use std::time::Duration;
+
 use clap::Args;
+use sd_notify::NotifyState;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
-use crate::model::JobName;
+use crate::app::App;
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::{Failure, Result};
+use crate::cli::output::{Look, Report, plain, table};
+use crate::cli::target::find_job;
+use crate::daemon::signals::Signals;
+use crate::daemon::watch::{PlannedSlot, Watcher};
+use crate::model::{JobName, Slot};
+use crate::process::Signal;
+use crate::storage::StorageUri;
 
-/// Watches the markers of all configured jobs and acts on them
+/// How long the engines may take to come to a safe point after the first signal.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at the daemon's own health, where no watchdog asks for less.
+const HEALTH: Duration = Duration::from_secs(5);
+
+/// Watch the markers of all configured jobs and act on them
 ///
 /// Runs until it is told to end. The first SIGTERM or SIGINT lets what has begun come to a safe point,
 /// the second ends it at once; the jobs are not touched by either. SIGHUP reads the configuration
@@ -22,4 +43,169 @@ pub struct WatchArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The result of `--dry-run`.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    slots: Vec<DrySlot>,
+}
+
+#[derive(Debug, Serialize)]
+struct DrySlot {
+    job: JobName,
+    slot: Slot,
+    marker: StorageUri,
+    backend: &'static str,
+    checkpoints: Vec<StorageUri>,
+}
+
+impl Report for DryRun {
+    fn text(&self, look: Look) -> String {
+        let rows: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| {
+                vec![
+                    plain(slot.job.to_string()),
+                    plain(slot.slot.to_string()),
+                    plain(slot.marker.to_string()),
+                    plain(slot.backend),
+                    plain(slot.checkpoints.len().to_string()),
+                ]
+            })
+            .collect();
+        table(
+            look,
+            &["JOB", "SLOT", "MARKER", "BACKEND", "CHECKPOINTS"],
+            &rows,
+        )
+    }
+}
+
+/// All slots of the configuration, or those of the jobs that were named.
+fn plan(app: &App, only: &[JobName]) -> Result<Vec<PlannedSlot>> {
+    for name in only {
+        find_job(app.config(), name)?;
+    }
+    if app.config().jobs.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "the configuration has no jobs to watch",
+        ));
+    }
+    let board = app.board()?;
+    let mut slots = Vec::new();
+    for job in app.config().jobs.values() {
+        if !only.is_empty() && !only.contains(&job.name) {
+            continue;
+        }
+        for (slot, of) in &job.slots {
+            slots.push(app.plan_slot(job, *slot, of, &board)?);
+        }
+    }
+    Ok(slots)
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// All problems of the configuration at the start; a task of the daemon that failed.
+pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
+    let app = context.open()?;
+    let slots = plan(&app, &args.job)?;
+    if args.dry_run {
+        let slots = slots
+            .iter()
+            .map(|planned| DrySlot {
+                job: planned.spec.job.clone(),
+                slot: planned.spec.slot,
+                marker: planned.spec.marker.clone(),
+                backend: planned.backend.name(),
+                checkpoints: planned
+                    .spec
+                    .checkpoints
+                    .iter()
+                    .map(|(_, uri)| uri.clone())
+                    .collect(),
+            })
+            .collect();
+        context.out.result(&DryRun { slots })?;
+        return Ok(Exit::Ok.into());
+    }
+    let mut signals = Signals::catch(&[Signal::TERM, Signal::INT, Signal::HUP])?;
+    let shutdown = CancellationToken::new();
+    let mut watcher = Watcher::new(app.daemon()?, shutdown.clone());
+    let count = slots.len();
+    watcher.apply(slots, app.poll_policy());
+    drop(app);
+    tracing::info!(
+        slots = count,
+        directories = watcher.directories(),
+        "watching"
+    );
+    tell(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut health = tokio::time::interval(watchdog.map_or(HEALTH, |time| time / 3).min(HEALTH));
+    let ended_by = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::HUP => reload(&args, context, &mut watcher),
+                other => break other,
+            },
+            _ = health.tick() => {
+                let broken = watcher.broken();
+                if !broken.is_empty() {
+                    tell(&[NotifyState::Stopping]);
+                    let message = format!("the watch of {} failed", broken.join(", "));
+                    return Err(Failure::new(Exit::Failed, message));
+                }
+                if watchdog.is_some() {
+                    tell(&[NotifyState::Watchdog]);
+                }
+            }
+        }
+    };
+    tell(&[NotifyState::Stopping]);
+    tracing::info!(signal = %ended_by, "ending; the jobs run on");
+    shutdown.cancel();
+    let second = async { while signals.next().await == Signal::HUP {} };
+    tokio::select! {
+        clean = watcher.join(DRAIN) => {
+            if !clean {
+                let message = "not everything came to a safe point in time; a later watch takes \
+                               up what was begun";
+                return Err(Failure::new(Exit::DeadlinePassed, message));
+            }
+        }
+        () = second => return Ok(Exit::Interrupted.into()),
+    }
+    Ok(Exit::Ok.into())
+}
+
+/// Reads the configuration again; a wrong one changes nothing.
+fn reload(args: &WatchArgs, context: &mut Context, watcher: &mut Watcher) {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+    let planned = context
+        .open()
+        .and_then(|app| Ok((plan(&app, &args.job)?, app.poll_policy())));
+    match planned {
+        Ok((slots, policy)) => {
+            let changes = watcher.apply(slots, policy);
+            tracing::info!(?changes, "the configuration was read again");
+        }
+        Err(failure) => {
+            tracing::error!("the configuration was not taken over: {:#}", failure.error);
+        }
+    }
+    tell(&[NotifyState::Ready]);
+}
+
+/// Tells systemd, if it asked to be told.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("systemd was not told: {error}");
+    }
 }

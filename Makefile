@@ -1,0 +1,47 @@
+# What CI runs is `make test`; what a newcomer runs is `make run`.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+# One set of features for all builds of the tests, so that nothing is built twice.
+TEST_FLAGS = --locked --features crash-points
+
+.PHONY: run test test-unit test-cluster soak bench lint docs install
+
+# A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
+run:
+	examples/demo/run.sh
+
+# Everything: format, lints, documentation, all tests, real servers included.
+test: lint
+	tests/setup.sh
+	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
+
+# Without servers.
+test-unit:
+	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --lib --test suite --no-fail-fast
+
+# Against servers that the tests start themselves, on free loopback ports.
+test-cluster:
+	tests/setup.sh
+	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --test cluster --no-fail-fast
+
+# Long counts, by hand; can be interrupted and goes on where it was.
+soak:
+	$(CARGO) test $(TEST_FLAGS) --release --test cluster -- --ignored --nocapture soak
+
+bench:
+	$(CARGO) bench --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(TEST_FLAGS) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+# The generated pages: configuration, command line, exit codes, man pages, help texts.
+docs:
+	STEPDOWN_UPDATE_DOCS=1 INSTA_UPDATE=always $(CARGO) test $(TEST_FLAGS) --test suite -- docs_current help_of_every_command
+
+install:
+	$(CARGO) build --locked --release
+	install -D -m 755 target/release/stepdown $(DESTDIR)$(PREFIX)/bin/stepdown
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
