@@ -66,6 +66,8 @@ pub enum Code {
     OperatorDamaged,
     /// Metadata of an operator name a schema file that is not in this checkpoint.
     SchemaElsewhere,
+    /// A schema file that metadata of operators name is not in this checkpoint.
+    SchemaMissing,
     /// A needed file is a link, a directory or something else that is not copied.
     NotAFile,
     /// State without a log.
