@@ -9,7 +9,7 @@ use super::listing::{EntryId, Listing};
 use super::log::{CommitLog, LogDamage, OffsetLog};
 use super::operator::OperatorMetadata;
 use super::query_id::{InvalidQueryId, QueryId};
-use super::state_store::payload::ChangelogHeader;
+use super::state_store::payload::{ChangelogHeader, HeaderDamage};
 use super::state_store::rocksdb::{RocksMetadata, ZipDamage};
 use super::state_store::stores::{Provider, Store};
 use crate::model::BatchId;
@@ -36,7 +36,7 @@ pub struct Contents {
     /// The state stores.
     pub stores: Vec<Store>,
     /// Headers of changelogs, as far as they were read.
-    pub headers: HashMap<EntryId, Result<ChangelogHeader, String>>,
+    pub headers: HashMap<EntryId, Result<ChangelogHeader, HeaderDamage>>,
     /// `metadata` of zips, as far as they were read.
     pub zips: HashMap<EntryId, Result<RocksMetadata, ZipDamage>>,
 }
@@ -124,6 +124,22 @@ impl Contents {
         self.listing.below("state").next().is_none()
     }
 
+    /// Whether a file was listed and gone when it was read: a query is running, and purging.
+    pub fn has_vanished(&self) -> bool {
+        let offsets = self.offsets.read.values();
+        let commits = self.commits.read.values();
+        let operators = self.operators.values().map(|file| &file.metadata);
+        let mut logs = offsets
+            .map(|log| log.as_ref().err())
+            .chain(commits.map(|log| log.as_ref().err()))
+            .chain(operators.map(|log| log.as_ref().err()));
+        let mut headers = self.headers.values();
+        let mut zips = self.zips.values();
+        logs.any(|damage| damage == Some(&LogDamage::Vanished))
+            || headers.any(|header| header.as_ref().err() == Some(&HeaderDamage::Vanished))
+            || zips.any(|zip| zip.as_ref().err() == Some(&ZipDamage::Vanished))
+    }
+
     /// Whether the gaps in the logs are those of async progress tracking: no state, and the same
     /// batches missing from both logs.
     pub fn has_async_gaps(&self) -> bool {
@@ -155,6 +171,11 @@ impl Contents {
     pub fn provider_class(&self) -> Option<&str> {
         let (_, log) = self.offsets.newest_content()?;
         log.metadata.as_ref()?.provider_class()
+    }
+
+    /// Whether state files are packed with LZ4, the only codec that stepdown reads.
+    pub fn is_lz4(&self) -> bool {
+        self.codec().to_ascii_lowercase().contains("lz4")
     }
 
     /// The codec of state files.

@@ -54,6 +54,10 @@ pub enum Code {
     SstLength,
     /// The provider is not known, so the files it needs are not either.
     ProviderUnknown,
+    /// The codec is not known, so the files that format v2 needs are not either.
+    CodecUnknown,
+    /// A state file is too large to be read, so the files that it names are not known.
+    StateUnread,
     /// A state file has a name that breaks the loader.
     StateMisnamed,
     /// A side file does not match its file.
@@ -62,10 +66,14 @@ pub enum Code {
     OperatorDamaged,
     /// Metadata of an operator name a schema file that is not in this checkpoint.
     SchemaElsewhere,
+    /// A schema file that metadata of operators name is not in this checkpoint.
+    SchemaMissing,
     /// A needed file is a link, a directory or something else that is not copied.
     NotAFile,
-    /// State without a log, or a log without state.
+    /// State without a log.
     StateWithoutLog,
+    /// The directory is no checkpoint of a streaming query.
+    NotACheckpoint,
 }
 
 /// One thing that was found.

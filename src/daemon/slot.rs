@@ -147,8 +147,19 @@ impl SlotEngine {
                     self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
                 }
             }
-            if !self.pause(self.spec.attempt_interval).await {
-                return None;
+            let told = failing.is_none();
+            let news = async {
+                if told {
+                    self.backend
+                        .await_news(None, self.spec.attempt_interval)
+                        .await;
+                } else {
+                    tokio::time::sleep(self.spec.attempt_interval).await;
+                }
+            };
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                () = news => {}
             }
         }
     }
@@ -199,9 +210,10 @@ impl SlotEngine {
                 StopEnd::Withdrawn => marker = MarkerState::new(true),
             }
         }
+        self.sightings.attend();
         let mut early = Early::default();
         let backend = Arc::clone(&self.backend);
-        let mut change = Box::pin(backend.await_change(attempt, self.spec.attempt_interval));
+        let mut change = backend.await_news(Some(attempt), self.spec.attempt_interval);
         let mut unseen: Option<Instant> = None;
         loop {
             let reason = tokio::select! {
@@ -212,7 +224,7 @@ impl SlotEngine {
                 () = self.asked.cancelled() => Reason::Signal,
                 () = &mut change => {
                     let seen = self.backend.observe(attempt, Freshness::Recent).await;
-                    change.set(backend.await_change(attempt, self.spec.attempt_interval));
+                    change = backend.await_news(Some(attempt), self.spec.attempt_interval);
                     match seen {
                         Observation::Stopped { .. } | Observation::Restarted { .. } => Reason::None,
                         Observation::Running | Observation::Stopping => {
@@ -302,6 +314,8 @@ impl SlotEngine {
                 if marker.is_armed() && moved && self.stands(&sighting) {
                     // It is seen in a directory that is not the one on record: arm it there.
                     self.arm(attempt, round, marker, armed_in).await;
+                } else if marker.is_settled() && round.guard.is_ok() {
+                    self.sightings.rest_on(round);
                 }
             }
             Verdict::Arm => self.arm(attempt, round, marker, armed_in).await,

@@ -3,6 +3,25 @@
 #[path = "../common/mod.rs"]
 pub mod common;
 
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod eye;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
+#[cfg(test)]
+mod hdfs_failover;
+#[cfg(test)]
+mod hdfs_outages;
+#[cfg(test)]
+mod hdfs_speed;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+#[path = "../suite/sandbox.rs"]
+#[expect(dead_code, reason = "the suite uses more of it")]
+mod sandbox;
+#[cfg(test)]
+mod watch;

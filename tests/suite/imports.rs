@@ -72,6 +72,7 @@ const PURE: &[&str] = &[
     "checkpoint/log/sources.rs",
     "checkpoint/needs/logs.rs",
     "checkpoint/needs/mod.rs",
+    "checkpoint/needs/schemas.rs",
     "checkpoint/needs/sources.rs",
     "checkpoint/needs/state.rs",
     "checkpoint/operator.rs",
@@ -183,12 +184,18 @@ fn string_length(text: &str) -> usize {
 }
 
 fn sources() -> Vec<Source> {
+    fn is_test(path: &Path) -> bool {
+        path.to_str()
+            .is_some_and(|path| path.ends_with("_tests.rs"))
+    }
+
     fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 collect(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path)
+            {
                 files.push(path);
             }
         }

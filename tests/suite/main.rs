@@ -7,6 +7,8 @@ pub mod common;
 mod checkpoints;
 mod cli;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod demo;

@@ -223,7 +223,7 @@ fn state_of(contents: &Contents) -> QueryState {
         (planned, committed) if planned < committed => QueryState::CommitAhead,
         (planned, committed) => {
             let next = committed.map_or(0, |batch| batch.0.saturating_add(1));
-            if planned.is_some_and(|batch| batch.0 == next) {
+            if planned.is_some_and(|batch| batch.0 == next) || contents.has_async_gaps() {
                 QueryState::InFlight
             } else {
                 QueryState::Skewed
@@ -294,24 +294,20 @@ fn report_copy(contents: &Contents) -> CopyReport {
         destination: &contents.location,
         new_query_id: None,
     };
-    let tally = |scope| match plan_copy(contents, &options(scope)) {
-        Ok(plan) => plan.tally(&contents.listing),
-        Err(_) => Tally::default(),
+    let (because, minimal): (Vec<String>, _) = match plan_copy(contents, &options(Scope::Minimal)) {
+        Ok(plan) => {
+            let problems = plan.problems.iter().take(MAX_NAMES);
+            let because = problems.map(|problem| format!("{}: {}", problem.path, problem.found));
+            (because.collect(), plan.tally(&contents.listing))
+        }
+        Err(refused) => (vec![refused.to_string()], Tally::default()),
     };
-    let because = match plan_copy(contents, &options(Scope::Minimal)) {
-        Ok(plan) => plan
-            .problems
-            .iter()
-            .take(MAX_NAMES)
-            .map(|problem| format!("{}: {}", problem.path, problem.found))
-            .collect(),
-        Err(refused) => vec![refused.to_string()],
-    };
+    let full = plan_copy(contents, &options(Scope::Full));
     CopyReport {
         possible: because.is_empty(),
         because,
-        minimal: tally(Scope::Minimal),
-        full: tally(Scope::Full),
+        minimal,
+        full: full.map_or_else(|_| Tally::default(), |plan| plan.tally(&contents.listing)),
     }
 }
 

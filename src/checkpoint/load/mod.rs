@@ -35,6 +35,20 @@ pub async fn load_contents(
     dir: &StoragePath,
     at: At,
 ) -> Result<Contents, CheckpointError> {
+    load_staged(storage, dir, dir, at).await
+}
+
+/// The same for a checkpoint that lies in `dir` and is made to be published as `home`: absolute paths
+/// inside it lead there.
+///
+/// # Errors
+/// As [`load_contents`].
+pub async fn load_staged(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    home: &StoragePath,
+    at: At,
+) -> Result<Contents, CheckpointError> {
     let top = list_top(storage, dir).await?;
     let names: Vec<_> = top
         .iter()
@@ -56,7 +70,7 @@ pub async fn load_contents(
     };
     let mut listing = Listing::builder(dir.clone());
     if directory == DirectoryKind::Query {
-        let reader = Reader { storage, dir };
+        let reader = Reader { storage, dir, home };
         contents.identity = load_identity(storage, dir).await?;
         let (commits, offsets) = reader.logs().await?;
         contents.commits.present = batches(&commits);
@@ -132,6 +146,7 @@ fn batches(listing: &[FileStat]) -> Vec<BatchId> {
 struct Reader<'a> {
     storage: &'a dyn Storage,
     dir: &'a StoragePath,
+    home: &'a StoragePath,
 }
 
 impl Reader<'_> {

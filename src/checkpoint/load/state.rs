@@ -10,13 +10,14 @@ use super::{READS_AT_ONCE, Reader, present};
 use crate::checkpoint::contents::{Contents, OperatorFile};
 use crate::checkpoint::layout::{PathKind, classify};
 use crate::checkpoint::listing::{EntryId, Listed};
-use crate::checkpoint::log::LogDamage;
 use crate::checkpoint::needs::{Unread, needs};
 use crate::checkpoint::operator::{
     MAX_OPERATOR_METADATA_BYTES, OperatorMetadata, path_of_uri, relative_schema_path,
 };
 use crate::checkpoint::state_store::lz4::{BlockStream, Examine};
-use crate::checkpoint::state_store::payload::{ChangelogHeader, PayloadKind, PayloadScan};
+use crate::checkpoint::state_store::payload::{
+    ChangelogHeader, HeaderDamage, PayloadKind, PayloadScan,
+};
 use crate::checkpoint::state_store::rocksdb::{MAX_ZIP_BYTES, RocksMetadata, ZipDamage};
 use crate::checkpoint::target::{At, choose_target};
 use crate::storage::{ErrorKind, StorageError, StoragePath, StorageUri};
@@ -73,7 +74,7 @@ impl Reader<'_> {
             return false;
         };
         let before = path_of_uri(uri).strip_suffix(relative).unwrap_or_default();
-        before.trim_end_matches('/') == self.dir.as_str()
+        before.trim_end_matches('/') == self.home.as_str()
     }
 
     /// Whether a file that is named by URI is there; `None` if it lies in another storage.
@@ -156,9 +157,9 @@ impl Reader<'_> {
     async fn read_header(
         &self,
         path: &StoragePath,
-    ) -> Result<Result<ChangelogHeader, String>, StorageError> {
+    ) -> Result<Result<ChangelogHeader, HeaderDamage>, StorageError> {
         let Some(mut pieces) = present(self.storage.open_read(path).await)? else {
-            return Ok(Err(LogDamage::Vanished.to_string()));
+            return Ok(Err(HeaderDamage::Vanished));
         };
         let mut stream = BlockStream::new(Examine::Content);
         let mut payload = PayloadScan::new(PayloadKind::Changelog);
@@ -173,17 +174,17 @@ impl Reader<'_> {
                 return Ok(Ok(header.clone()));
             }
             if let Some(damage) = damage {
-                return Ok(Err(damage.to_string()));
+                return Ok(Err(damage.into()));
             }
             if let Err(damage) = unpacked {
-                return Ok(Err(damage.to_string()));
+                return Ok(Err(damage.into()));
             }
         }
-        Ok(Err("it ends before its header".to_owned()))
+        Ok(Err(HeaderDamage::Short))
     }
 }
 
 enum ReadOne {
-    Header(EntryId, Result<ChangelogHeader, String>),
+    Header(EntryId, Result<ChangelogHeader, HeaderDamage>),
     Zip(EntryId, Result<RocksMetadata, ZipDamage>),
 }

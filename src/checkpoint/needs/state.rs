@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Needs, Role, StoreNeed, Unread};
 use crate::checkpoint::contents::Contents;
 use crate::checkpoint::finding::{Code, Finding, Severity};
-use crate::checkpoint::layout::{DEFAULT_STORE, PathKind, StateFile, VersionKind, classify};
+use crate::checkpoint::layout::{DEFAULT_STORE, PathKind, VersionKind, classify};
 use crate::checkpoint::listing::{EntryId, Listed};
 use crate::checkpoint::log::StateIds;
 use crate::checkpoint::state_store::chain::{Chain, linked_chain, plain_chain};
 use crate::checkpoint::state_store::rocksdb::{RocksFile, ZipDamage};
 use crate::checkpoint::state_store::stores::{Provider, Store};
 use crate::checkpoint::target::Target;
-use crate::model::BatchId;
 
 /// The stores of a stream-stream join, in the order of their ids in a commit of version 2.
 const JOIN_STORES: [&str; 4] = [
@@ -37,7 +36,7 @@ pub(super) fn add_state(contents: &Contents, target: &Target, needs: &mut Needs)
         needs.findings.push(unknown_provider(contents));
         return;
     };
-    add_schemas(contents, target, needs);
+    super::schemas::add_schemas(contents, target, needs);
     let mut operators: BTreeMap<u32, Vec<&Store>> = BTreeMap::new();
     for store in &contents.stores {
         operators.entry(store.operator).or_default().push(store);
@@ -71,33 +70,6 @@ fn unknown_provider(contents: &Contents) -> Finding {
         .expected("a state store provider that stepdown knows: HDFS-backed or RocksDB")
         .found(class)
         .spark("not known: which files the provider needs was not checked")
-}
-
-/// Schemas, and metadata of operators up to the batch that runs next.
-fn add_schemas(contents: &Contents, target: &Target, needs: &mut Needs) {
-    let next = BatchId(target.state_version);
-    let is_old = |batch: Option<BatchId>| batch.is_none_or(|batch| batch <= next);
-    for file in contents.listing.below("state").filter(Listed::is_file) {
-        let is_needed = match classify(file.path) {
-            PathKind::State(path) => path.file == StateFile::Schema,
-            PathKind::OperatorMetadata { batch, .. } | PathKind::StateSchema { batch, .. } => {
-                is_old(batch)
-            }
-            PathKind::Metadata
-            | PathKind::Offset(_)
-            | PathKind::Commit(_)
-            | PathKind::SourceLog { .. }
-            | PathKind::SourceFile { .. }
-            | PathKind::Temporary
-            | PathKind::HadoopChecksum
-            | PathKind::SparkChecksum
-            | PathKind::Manifest
-            | PathKind::Foreign => false,
-        };
-        if is_needed {
-            needs.add(Role::Schema, file.id);
-        }
-    }
 }
 
 struct Loader<'a> {
@@ -242,7 +214,20 @@ impl Loader<'_> {
                         .spark(spark),
                 );
             }
-            Chain::NeedsHeader(entry) => needs.unread.push(Unread::Header(entry)),
+            Chain::NeedsHeader(entry) if self.contents.is_lz4() => {
+                needs.unread.push(Unread::Header(entry));
+            }
+            Chain::NeedsHeader(entry) => {
+                let codec = self.contents.codec();
+                needs.add(Role::State, entry);
+                needs.findings.push(
+                    Finding::damage(Code::CodecUnknown, listing.get(entry).path)
+                        .with_severity(Severity::Warning)
+                        .expected("lz4, the codec that stepdown reads")
+                        .found(codec)
+                        .spark("not known: which files the version needs was not checked"),
+                );
+            }
             Chain::Broken { entry, why } => {
                 let path = listing.get(entry).path;
                 needs.findings.push(state_damage(path, &why));
@@ -264,7 +249,7 @@ impl Loader<'_> {
             }
             Some(Err(why)) => Chain::Broken {
                 entry,
-                why: why.clone(),
+                why: why.to_string(),
             },
         }
     }
@@ -275,6 +260,16 @@ impl Loader<'_> {
         let metadata = match self.contents.zips.get(&zip) {
             None => {
                 needs.unread.push(Unread::Zip(zip));
+                return Vec::new();
+            }
+            Some(Err(damage @ ZipDamage::TooLarge { .. })) => {
+                needs.findings.push(
+                    Finding::damage(Code::StateUnread, path)
+                        .with_severity(Severity::Warning)
+                        .expected("a zip of some KiB")
+                        .found(damage.to_string())
+                        .spark("not known: which SSTs it names was not checked"),
+                );
                 return Vec::new();
             }
             Some(Err(damage)) => {

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::lz4::Lz4Damage;
+
 /// One step of the chain that leads to a version of format v2.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,6 +21,23 @@ pub struct ChangelogHeader {
     pub version: i16,
     /// Versions 3 and 4: the chain up to the version before this file's.
     pub lineage: Vec<LineageItem>,
+}
+
+/// Why there is no header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderDamage {
+    /// The block stream around it is damaged.
+    #[error(transparent)]
+    Lz4(#[from] Lz4Damage),
+    /// It cannot be read.
+    #[error(transparent)]
+    Payload(#[from] PayloadDamage),
+    /// The file ends before it.
+    #[error("it ends before its header")]
+    Short,
+    /// The file is gone since it was listed.
+    #[error("it vanished while the checkpoint was read")]
+    Vanished,
 }
 
 /// Why a payload cannot be read.

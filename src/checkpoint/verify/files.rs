@@ -93,7 +93,7 @@ impl Checker<'_> {
             return Ok(outcome);
         }
         let codec = self.contents.codec();
-        let scan = if codec == "lz4" {
+        let scan = if self.contents.is_lz4() {
             let examine = if self.is_deep() {
                 Examine::Content
             } else {
@@ -129,8 +129,7 @@ impl Checker<'_> {
         let mut outcome = Outcome::default();
         let opened = present(self.storage.open_read(&self.path(file.path)).await)?;
         let Some(mut pieces) = opened else {
-            outcome.vanished = is_needed;
-            return Ok(outcome);
+            return Ok(Outcome::vanished(file, is_needed));
         };
         while let Some(piece) = pieces.try_next().await? {
             scan.add(&piece);
@@ -189,7 +188,7 @@ impl Checker<'_> {
         let content = match read {
             Ok(content) => content,
             Err(e) if e.kind == ErrorKind::NotFound => {
-                outcome.vanished = is_needed;
+                outcome.add(Outcome::vanished(file, is_needed));
                 return Ok(outcome);
             }
             // The finding was made when the checkpoint was loaded.

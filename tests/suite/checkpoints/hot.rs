@@ -8,7 +8,7 @@ use stepdown::checkpoint::load::load_contents;
 use stepdown::checkpoint::plan::{PlanOptions, Scope, plan_copy};
 use stepdown::checkpoint::progress::load_progress;
 use stepdown::checkpoint::target::At;
-use stepdown::checkpoint::verify::{Thoroughness, Verdict, verify};
+use stepdown::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify};
 use stepdown::model::BatchId;
 use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::local::LocalStorage;
@@ -115,9 +115,13 @@ async fn a_file_that_is_purged_meanwhile_makes_verify_look_again() {
         .script
         .inject(when, Fault::Refuse(ErrorKind::NotFound));
     let dir = &scripted.sample.dir;
-    let verification = verify(&scripted.storage, dir, Thoroughness::Quick)
-        .await
-        .unwrap();
+    let verification = verify(
+        &scripted.storage,
+        dir,
+        VerifyOptions::in_place(Thoroughness::Quick),
+    )
+    .await
+    .unwrap();
     assert_eq!(
         verification.verdict,
         Verdict::Sound,
@@ -126,6 +130,47 @@ async fn a_file_that_is_purged_meanwhile_makes_verify_look_again() {
     );
     assert_eq!(scripted.script.faults(), 1);
     assert_eq!(scripted.script.calls_at(Operation::OpenRead, &delta), 2);
+}
+
+#[tokio::test]
+async fn damage_seen_while_batches_end_is_looked_at_again() {
+    let scripted = Scripted::unpack("3.5.9-agg-hdfs-clean");
+    // The first picture: batch 7 is the newest, and purging has just taken a delta of its chain.
+    scripted.lag("offsets", 1, 8);
+    scripted.lag("commits", 1, 8);
+    let purged = vec!["1.delta".to_owned()];
+    let when = When::on(Operation::List).at(&scripted.path("state")).nth(1);
+    scripted.script.inject(when, Fault::ListWithout(purged));
+    let options = VerifyOptions::in_place(Thoroughness::Quick);
+    let verification = verify(&scripted.storage, &scripted.sample.dir, options)
+        .await
+        .unwrap();
+    assert_eq!(scripted.script.faults(), 3);
+    assert_eq!(
+        verification.verdict,
+        Verdict::Sound,
+        "{:?}",
+        verification.findings
+    );
+    assert_eq!(verification.last_committed_batch, Some(BatchId(8)));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_never_called_sound() {
+    for path in ["state/0/1/25.snapshot", "sources/0/19.compact"] {
+        let scripted = Scripted::unpack("3.5.9-filesource-hdfs-clean");
+        let when = When::on(Operation::OpenRead).at(&scripted.path(path));
+        scripted
+            .script
+            .inject(when, Fault::Refuse(ErrorKind::NotFound));
+        let options = VerifyOptions::in_place(Thoroughness::Quick);
+        let verification = verify(&scripted.storage, &scripted.sample.dir, options)
+            .await
+            .unwrap();
+        assert_eq!(verification.verdict, Verdict::Damaged);
+        assert_eq!(verification.findings[0].path, path);
+        assert_eq!(scripted.script.faults(), 3, "it looks three times");
+    }
 }
 
 #[tokio::test]

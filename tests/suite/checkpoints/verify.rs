@@ -3,14 +3,19 @@
 use std::fs;
 
 use stepdown::checkpoint::finding::{Code, Severity};
-use stepdown::checkpoint::verify::{Thoroughness, Verdict, Verification, verify};
+use stepdown::checkpoint::verify::{Thoroughness, Verdict, Verification, VerifyOptions, verify};
+use stepdown::storage::StoragePath;
 
 use super::samples::{Sample, table};
 
 async fn check(sample: &Sample, thoroughness: Thoroughness) -> Verification {
-    verify(&sample.storage, &sample.dir, thoroughness)
-        .await
-        .unwrap()
+    verify(
+        &sample.storage,
+        &sample.dir,
+        VerifyOptions::in_place(thoroughness),
+    )
+    .await
+    .unwrap()
 }
 
 /// Codes and paths of what is worse than a note.
@@ -606,4 +611,61 @@ async fn another_codec_is_not_judged() {
     assert_eq!(bad(&verification), []);
     assert_eq!(verification.not_checked.len(), 27);
     assert!(verification.not_checked[0].why.contains("zstd"));
+}
+
+#[tokio::test]
+async fn format_v2_in_another_codec_is_not_called_damaged() {
+    let sample = Sample::unpack(FORMAT_2);
+    for batch in 11..=13 {
+        let path = format!("offsets/{batch}");
+        let text = fs::read_to_string(sample.path(&path)).unwrap();
+        write(&sample, &path, &text.replace("\"lz4\"", "\"zstd\""));
+    }
+    let verification = check(&sample, Thoroughness::Deep).await;
+    let codes: Vec<_> = bad(&verification)
+        .iter()
+        .map(|(s, c, _)| (*s, *c))
+        .collect();
+    assert_eq!(codes, [(Severity::Warning, Code::CodecUnknown); 3]);
+    assert_eq!(verification.verdict, Verdict::Remarks);
+}
+
+#[tokio::test]
+async fn a_copy_in_staging_is_checked_for_its_later_place() {
+    let sample = Sample::unpack("4.0.5-tws-v2-inflight-tmp");
+    let home = StoragePath::parse("/data/lab/w/4.0.5/tws-v2").unwrap();
+    let options = VerifyOptions {
+        thoroughness: Thoroughness::Deep,
+        published_at: Some(&home),
+    };
+    let verification = verify(&sample.storage, &sample.dir, options).await.unwrap();
+    assert_eq!(
+        verification.verdict,
+        Verdict::Sound,
+        "{:?}",
+        verification.findings
+    );
+    fs::remove_dir_all(sample.path("state/0/_stateSchema")).unwrap();
+    let verification = verify(&sample.storage, &sample.dir, options).await.unwrap();
+    assert_eq!(verification.verdict, Verdict::Damaged);
+    assert_eq!(verification.findings[0].code, Code::SchemaMissing);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_no_checkpoint_is_not_sound() {
+    for (files, verdict) in [
+        (&[][..], Verdict::Remarks),
+        (&["checkpoint-1795153035000"], Verdict::Remarks),
+        (&["part-0.parquet"], Verdict::Damaged),
+    ] {
+        let sample = Sample::unpack(HDFS);
+        fs::remove_dir_all(sample.dir.as_str()).unwrap();
+        fs::create_dir(sample.dir.as_str()).unwrap();
+        for file in files {
+            write(&sample, file, "x");
+        }
+        let verification = check(&sample, Thoroughness::Quick).await;
+        assert_eq!(verification.verdict, verdict, "{files:?}");
+        assert_eq!(verification.findings[0].code, Code::NotACheckpoint);
+    }
 }
