@@ -9,6 +9,10 @@ mod fixtures;
 #[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
+mod hdfs_failover;
+#[cfg(test)]
+mod hdfs_outages;
+#[cfg(test)]
 mod hdfs_speed;
 #[cfg(test)]
 #[path = "../suite/sandbox.rs"]
