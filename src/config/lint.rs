@@ -139,9 +139,15 @@ fn shared_places(config: &Config, warnings: &mut Warnings) {
     }
     // A marker within a checkpoint would be listed, copied and removed with it.
     for (section, _, slot) in slots(config) {
-        let inside = checkpoints.keys().find(|dir| {
-            dir.authority == slot.marker.authority && slot.marker.path.is_below(&dir.path)
-        });
+        let mut above = slot.marker.path.parent();
+        let mut inside = None;
+        while let Some(path) = above {
+            above = path.parent();
+            let dir = StorageUri::new(slot.marker.authority.clone(), path);
+            if checkpoints.contains_key(&dir) {
+                inside = Some(dir);
+            }
+        }
         if let Some(dir) = inside {
             warnings.add(
                 format!("{section}.marker"),

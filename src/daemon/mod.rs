@@ -18,6 +18,7 @@ mod stop_acts;
 mod stopping;
 pub mod watch;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -29,27 +30,39 @@ use crate::model::AttemptId;
 /// writes of each other time out.
 const WRITES_AT_ONCE: usize = 32;
 
-/// What all engines of one process share.
+/// What all engines of one process share; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Daemon {
+pub struct Daemon(Arc<Shared>);
+
+/// What a [`Daemon`] leads to.
+#[derive(Debug)]
+pub struct Shared {
     /// Host name.
     pub host: String,
     /// The kernel's boot id.
     pub boot_id: String,
     /// This process.
     pub process: AttemptId,
-    writes: Arc<Semaphore>,
+    writes: Semaphore,
+}
+
+impl Deref for Daemon {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl Daemon {
     /// The shared part for this process.
     pub fn new(host: String, boot_id: String, process: AttemptId) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             host,
             boot_id,
             process,
-            writes: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
-        }
+            writes: Semaphore::new(WRITES_AT_ONCE),
+        }))
     }
 
     fn lease_owner(&self, instance: Uuid) -> crate::control::LeaseOwner {

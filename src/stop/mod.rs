@@ -191,7 +191,8 @@ async fn await_status_news(
                 ProcessState::Unknown { .. }
             ) =>
         {
-            await_process(attempt, ends_with, pace).await;
+            // Boxed: most slots wait for the board, and there are many of them.
+            Box::pin(await_process(attempt, ends_with, pace)).await;
         }
         Some(_) | None => board.await_news(job, slot).await,
     }

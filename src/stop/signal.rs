@@ -178,7 +178,7 @@ impl Backend for SignalBackend {
                 await_status_news(board, job, *slot, attempt, ends_with, pace).await;
             }
             (AttemptSource::Known(_) | AttemptSource::PidFile(_), Some(attempt)) => {
-                await_process(attempt, ends_with, pace).await;
+                Box::pin(await_process(attempt, ends_with, pace)).await;
             }
             (AttemptSource::Known(_) | AttemptSource::PidFile(_), None) => {
                 tokio::time::sleep(pace).await;
