@@ -14,6 +14,8 @@ mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
 #[cfg(test)]
+mod hdfs_kerberos;
+#[cfg(test)]
 mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
