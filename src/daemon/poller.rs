@@ -68,6 +68,7 @@ impl Poller {
     /// A poller, and the views of `count` markers in the order in which `poll` has them.
     pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Vec<Sightings>) {
         let none = Round {
+            begun: Instant::now(),
             guard: Err(Why::NotLooked),
             markers: Vec::new(),
         };

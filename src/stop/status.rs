@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
 use crate::model::{AttemptId, JobName, Slot};
-use crate::storage::{Depth, ErrorKind, StorageUri};
+use crate::storage::{Depth, ErrorKind, StorageError, StorageUri};
 
 /// Where an attempt is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,9 +96,23 @@ pub struct StatusBoard {
 #[derive(Debug, Default)]
 struct Seen {
     listed: Option<Instant>,
-    stamps: HashMap<String, Timestamp>,
+    /// The last listing failed, then and so: all who ask meanwhile are told, and do not wait in line
+    /// for a storage that does not answer.
+    failed: Option<(Instant, ErrorKind, Arc<str>)>,
+    stamps: HashMap<String, Stamp>,
     files: HashMap<String, (Timestamp, Arc<StatusFile>)>,
 }
+
+/// The time stamp of a file, and since when it is known.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    modified_at: Timestamp,
+    since: Instant,
+}
+
+/// Two changes within this time may have the same time stamp, so what was read of a file that has just
+/// changed is not kept.
+const STAMP_GRAIN: Duration = Duration::from_secs(2);
 
 impl StatusBoard {
     /// The board of a control directory; what it says is at most `max_age` old.
@@ -134,7 +148,7 @@ impl StatusBoard {
     /// The status of a slot, if anyone wrote one, as of the last listing.
     ///
     /// # Errors
-    /// Storage errors; `Malformed`.
+    /// Storage errors; `NoControl`; `Malformed`.
     pub async fn load(
         &self,
         job: &JobName,
@@ -143,28 +157,14 @@ impl StatusBoard {
         let path = self.control.status(job, slot);
         let mut seen = self.seen.lock().await;
         if seen.listed.is_none_or(|at| at.elapsed() >= self.max_age) {
-            let listing = self
-                .control
-                .storage()
-                .list(&self.control.status_dir(), Depth::Children)
-                .await;
-            let entries = match listing {
-                Ok(entries) => entries,
-                Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
-                Err(error) => return Err(error.into()),
-            };
-            seen.stamps = entries
-                .into_iter()
-                .map(|entry| (entry.path.name().to_owned(), entry.modified_at))
-                .collect();
-            seen.listed = Some(Instant::now());
+            self.renew(&mut seen).await?;
         }
         let Some(stamp) = seen.stamps.get(path.name()).copied() else {
             seen.files.remove(path.name());
             return Ok(None);
         };
         if let Some((at, file)) = seen.files.get(path.name())
-            && *at == stamp
+            && *at == stamp.modified_at
         {
             return Ok(Some(Arc::clone(file)));
         }
@@ -176,9 +176,48 @@ impl StatusBoard {
             return Ok(None);
         };
         let file = Arc::new(file);
-        let mut seen = self.seen.lock().await;
-        seen.files
-            .insert(path.name().to_owned(), (stamp, Arc::clone(&file)));
+        if stamp.since.elapsed() >= STAMP_GRAIN {
+            let kept = (stamp.modified_at, Arc::clone(&file));
+            let mut seen = self.seen.lock().await;
+            seen.files.insert(path.name().to_owned(), kept);
+        }
         Ok(Some(file))
+    }
+
+    /// Lists again. The lock is held meanwhile, so that all who ask share one listing.
+    async fn renew(&self, seen: &mut Seen) -> Result<(), DocumentError> {
+        let dir = self.control.status_dir();
+        if let Some((at, kind, why)) = &seen.failed
+            && at.elapsed() < self.max_age
+        {
+            let error = StorageError::new("list", self.control.uri(&dir), *kind);
+            return Err(error.with_detail(&**why).into());
+        }
+        let entries = match self.control.storage().list(&dir, Depth::Children).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.control.vouch().await?;
+                Vec::new()
+            }
+            Err(error) => {
+                let why = format!("as of a moment ago: {error}");
+                seen.failed = Some((Instant::now(), error.kind, why.into()));
+                return Err(error.into());
+            }
+        };
+        let now = Instant::now();
+        let stamps = entries.into_iter().map(|entry| {
+            let name = entry.path.name().to_owned();
+            let known = seen.stamps.get(&name);
+            let since = known
+                .filter(|known| known.modified_at == entry.modified_at)
+                .map_or(now, |known| known.since);
+            let modified_at = entry.modified_at;
+            (name, Stamp { modified_at, since })
+        });
+        seen.stamps = stamps.collect();
+        seen.listed = Some(now);
+        seen.failed = None;
+        Ok(())
     }
 }
