@@ -148,6 +148,7 @@ impl Poller {
     pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Vec<Sightings>) {
         let none = News {
             round: Arc::new(Round {
+                begun: Instant::now(),
                 guard: Err(Why::NotLooked),
                 markers: Vec::new(),
             }),
