@@ -91,6 +91,11 @@ impl Poller {
         )
     }
 
+    /// All rounds as they come, the newest only.
+    pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
+        self.rounds.subscribe()
+    }
+
     /// Polls until `shutdown`, or until no slot listens any more.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (hint_sender, mut hints) = mpsc::channel(1);

@@ -80,6 +80,8 @@ pub struct SlotEngine {
     pub(super) shutdown: CancellationToken,
     /// Cancelled when someone else (a signal that `run` passed on) asked the attempt already.
     pub(super) asked: CancellationToken,
+    /// Since when the marker's directory has not been known for what it is.
+    unguarded: Option<Instant>,
     origin: Instant,
 }
 
@@ -103,6 +105,7 @@ impl SlotEngine {
             instance: Uuid::new_v4(),
             shutdown,
             asked: CancellationToken::new(),
+            unguarded: None,
             origin: Instant::now(),
         }
     }
@@ -293,6 +296,9 @@ impl SlotEngine {
     ) -> bool {
         let sighting = round.sighting(self.sightings.index(), armed_in.as_ref());
         let at = self.origin.elapsed();
+        if marker.is_armed() && self.stands(&sighting) {
+            self.check_guard(round);
+        }
         match marker.decide(&sighting, at, &self.spec.marker_policy) {
             Verdict::Watch => {
                 if !early.is_empty() && !marker.is_asked() {
@@ -329,6 +335,26 @@ impl SlotEngine {
             }
         }
         false
+    }
+
+    /// A marker that is there says nothing of whether its removal would be noticed.
+    fn check_guard(&mut self, round: &Round) {
+        match &round.guard {
+            Ok(_) => {
+                if self.unguarded.take().is_some() {
+                    self.alarms.clear(AlarmKind::Unprotected);
+                }
+            }
+            Err(why) => {
+                let since = *self.unguarded.get_or_insert_with(Instant::now);
+                let text = format!(
+                    "the job is unprotected: marker {} is there, but its removal would not be \
+                     noticed: {why}",
+                    self.spec.marker
+                );
+                self.alarm_if_late(AlarmKind::Unprotected, since, &text);
+            }
+        }
     }
 
     fn stands(&self, sighting: &Sighting) -> bool {

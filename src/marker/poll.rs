@@ -16,6 +16,10 @@ use crate::storage::{
 /// From this many markers on, one listing is cheaper than a look at each.
 const LIST_FROM: usize = 3;
 
+/// After so many rounds in which no marker was missing, the directory is asked again who it is: without
+/// its sentinel a removal would not be noticed.
+const ROUNDS_TRUSTED: u32 = 10;
+
 /// What one look at a marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sighting {
@@ -161,6 +165,15 @@ pub struct Round {
 }
 
 impl Round {
+    /// Whether markers are there and the sentinel that would vouch for their absence is not.
+    pub fn lacks_sentinel(&self) -> bool {
+        matches!(self.guard, Err(Why::SentinelMissing(_)))
+            && self
+                .markers
+                .iter()
+                .any(|marker| matches!(marker, Sighting::Present(_)))
+    }
+
     /// What the round says of marker `index`, held against the directory in which it was armed.
     ///
     /// A marker that is there is there, whatever the directory; one that is not there is absent only
@@ -193,6 +206,8 @@ pub struct DirectoryPoll {
     names: Vec<String>,
     index: HashMap<String, usize>,
     guard: Option<Guard>,
+    /// Rounds for which `guard` is taken as it is.
+    trusted: u32,
 }
 
 impl DirectoryPoll {
@@ -219,6 +234,7 @@ impl DirectoryPoll {
             names,
             index,
             guard: None,
+            trusted: 0,
         }
     }
 
@@ -243,6 +259,8 @@ impl DirectoryPoll {
         let identity = match before {
             Ok(identity) => identity,
             Err(error) => {
+                // Another one may stand there when it is seen again.
+                self.trusted = 0;
                 let Sighting::Unknown(why) = directory_error(&error) else {
                     return Round {
                         guard: Err(Why::NotLooked),
@@ -255,10 +273,11 @@ impl DirectoryPoll {
                 };
             }
         };
-        if !markers.contains(&Sighting::Absent) && self.guard.is_some() {
+        if !markers.contains(&Sighting::Absent) && self.trusted > 0 {
             // Nothing is missing: no need to ask who the directory is.
             let record = self.guard.as_ref().map(|guard| guard.record.clone());
             if let Some(record) = record.filter(|record| record.identity == identity) {
+                self.trusted -= 1;
                 return Round {
                     guard: Ok(record),
                     markers,
@@ -308,6 +327,7 @@ impl DirectoryPoll {
     }
 
     async fn establish(&mut self, before: DirIdentity) -> Result<GuardRecord, Why> {
+        self.trusted = 0;
         let why = |error: &StorageError| match directory_error(error) {
             Sighting::Unknown(why) => why,
             Sighting::Present(_) | Sighting::Absent => Why::NotLooked,
@@ -360,6 +380,7 @@ impl DirectoryPoll {
             record: record.clone(),
             sentinel_at,
         });
+        self.trusted = ROUNDS_TRUSTED;
         Ok(record)
     }
 }

@@ -9,4 +9,6 @@ mod fixtures;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod safety;
+#[cfg(test)]
 mod watch;
