@@ -7,8 +7,12 @@ pub mod common;
 mod eye;
 mod fixtures;
 #[cfg(test)]
+mod markers;
+#[cfg(test)]
 mod remote;
 #[cfg(test)]
 mod safety;
+#[cfg(test)]
+mod takeover;
 #[cfg(test)]
 mod watch;
