@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod poller;
 pub mod run;
 mod run_error;
+mod sentinel_keeper;
 pub mod signals;
 pub mod slot;
 mod stop_acts;

@@ -100,6 +100,8 @@ pub struct SlotEngine {
     pub(super) requested: CancellationToken,
     /// Attempts that ended, or may have, while no engine looked; none before they were looked for.
     left_over: Option<Vec<AttemptId>>,
+    /// Since when the marker's directory has not been known for what it is.
+    unguarded: Option<Instant>,
     origin: Instant,
 }
 
@@ -126,6 +128,7 @@ impl SlotEngine {
             aborted: CancellationToken::new(),
             requested: CancellationToken::new(),
             left_over: None,
+            unguarded: None,
             origin: Instant::now(),
         }
     }
@@ -418,6 +421,9 @@ impl SlotEngine {
         let armed_in = watched.armed_in.as_ref();
         let sighting = round.sighting(self.sightings.index(), policy.trigger, armed_in);
         let at = round.begun.saturating_duration_since(self.origin);
+        if watched.marker.is_armed() && self.stands(&sighting) {
+            self.check_guard(round);
+        }
         match watched.marker.decide(&sighting, at, &policy) {
             Verdict::Watch => {
                 if !watched.early.is_empty() && !watched.marker.is_asked() {
@@ -467,6 +473,26 @@ impl SlotEngine {
             watched.armed_in = Some(armed.directory);
             watched.marker.set_armed();
             self.alarms.clear(AlarmKind::Unprotected);
+        }
+    }
+
+    /// A marker that is there says nothing of whether its removal would be noticed.
+    fn check_guard(&mut self, round: &Round) {
+        match &round.guard {
+            Ok(_) => {
+                if self.unguarded.take().is_some() {
+                    self.alarms.clear(AlarmKind::Unprotected);
+                }
+            }
+            Err(why) => {
+                let since = *self.unguarded.get_or_insert_with(Instant::now);
+                let text = format!(
+                    "the job is unprotected: marker {} is there, but its removal would not be \
+                     noticed: {why}",
+                    self.spec.marker
+                );
+                self.alarm_if_late(AlarmKind::Unprotected, since, &text);
+            }
         }
     }
 
