@@ -6,6 +6,8 @@ pub mod common;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod demo;
