@@ -14,14 +14,22 @@ mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
 #[cfg(test)]
+mod hdfs_kerberos;
+#[cfg(test)]
 mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
 #[cfg(test)]
+mod markers;
+#[cfg(test)]
 mod remote;
+#[cfg(test)]
+mod safety;
 #[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;
+#[cfg(test)]
+mod takeover;
 #[cfg(test)]
 mod watch;

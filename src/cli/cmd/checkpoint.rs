@@ -144,7 +144,10 @@ struct Places {
 
 /// What all copies can be asked for.
 #[derive(Debug, Clone, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one switch of the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one switch of the command line"
+)]
 struct CopyOptions {
     /// Copy everything, not only what a restart needs
     #[arg(long)]
