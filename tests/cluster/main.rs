@@ -7,11 +7,17 @@ pub mod common;
 mod eye;
 mod fixtures;
 #[cfg(test)]
+mod ha;
+#[cfg(test)]
+mod kerberos;
+#[cfg(test)]
 mod markers;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
 mod safety;
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]

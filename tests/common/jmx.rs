@@ -1,5 +1,6 @@
 //! What a Hadoop server says about itself on its HTTP port.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -44,6 +45,17 @@ pub fn datanode_has_reported(http_port: u16) -> bool {
     ["HeartbeatsNumOps", "BlockReportsNumOps"]
         .into_iter()
         .all(|key| activity.get(key).and_then(Value::as_u64) > Some(0))
+}
+
+/// How many calls of each name (`GetListing`, `GetFileInfo`, ...) the server with these ports has
+/// answered, as of a second ago; `None` if it does not answer.
+pub fn rpc_calls(http_port: u16, rpc_port: u16) -> Option<BTreeMap<String, u64>> {
+    let name = format!("RpcDetailedActivityForPort{rpc_port}");
+    let figures = bean(http_port, "NameNode", &name)?;
+    let count = |(key, value): (&String, &Value)| {
+        Some((key.strip_suffix("NumOps")?.to_owned(), value.as_u64()?))
+    };
+    Some(figures.as_object()?.iter().filter_map(count).collect())
 }
 
 fn bean(http_port: u16, service: &str, name: &str) -> Option<Value> {
