@@ -23,6 +23,7 @@ use crate::control::{
     Acquired, ControlDir, DocumentError, Lease, LeaseError, LeaseOwner, LeaseScope, LeaseWatch,
     Saved, Sentinel,
 };
+use crate::marker::Trigger;
 use crate::marker::file::{MarkerNote, create_marker, remove_own_marker};
 use crate::marker::poll::{DirectoryPoll, GuardRecord, Round, Sighting, error_chain};
 use crate::model::AttemptId;
@@ -364,7 +365,7 @@ impl Runner {
         tracing::info!(marker = %self.spec.marker, "waiting for the marker");
         let mut poll = self.directory_poll();
         loop {
-            if let Sighting::Present(_) = poll.poll().await.sighting(0, None) {
+            if let Sighting::Present(_) = poll.poll().await.sighting(0, Trigger::Disappears, None) {
                 return Ok(());
             }
             tokio::select! {
@@ -454,7 +455,7 @@ impl Runner {
             marker: self.spec.marker.to_string(),
             why,
         };
-        match (round.sighting(0, None), &round.guard) {
+        match (round.sighting(0, Trigger::Disappears, None), &round.guard) {
             (Sighting::Present(_), Ok(directory)) => Ok(directory.clone()),
             (Sighting::Present(_), Err(why)) => Err(unknown(why.to_string())),
             (Sighting::Unknown(why), _) => Err(unknown(why.to_string())),
@@ -622,7 +623,7 @@ impl Runner {
             () = tokio::time::sleep_until(at) => {}
         }
         loop {
-            match poll.poll().await.sighting(0, None) {
+            match poll.poll().await.sighting(0, Trigger::Disappears, None) {
                 Sighting::Present(_) => return true,
                 Sighting::Absent => {
                     tracing::info!("no restart: the marker was removed meanwhile");

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::poller::Poller;
+use super::poller::{News, Poller};
 use crate::control::Sentinel;
-use crate::marker::poll::{Round, error_chain};
+use crate::marker::poll::error_chain;
 use crate::storage::{Storage, StoragePath};
 
 /// Longest pause before the sentinel of a directory is tried again.
@@ -48,7 +48,7 @@ impl SentinelKeeper {
         }
     }
 
-    async fn keep(&mut self, mut is_placed: bool, mut rounds: watch::Receiver<Arc<Round>>) {
+    async fn keep(&mut self, mut is_placed: bool, mut rounds: watch::Receiver<News>) {
         while !is_placed {
             tokio::time::sleep(self.retry).await;
             is_placed = self.place().await;
@@ -56,7 +56,7 @@ impl SentinelKeeper {
         while rounds.changed().await.is_ok() {
             // A directory that was made anew. Where a marker of it was touched again, that is armed in
             // the new one; the others are known to be of the old one by its id.
-            let lacks_sentinel = rounds.borrow_and_update().lacks_sentinel();
+            let lacks_sentinel = rounds.borrow_and_update().round.lacks_sentinel();
             if lacks_sentinel && self.place().await {
                 tracing::warn!(dir = %self.dir, "the directory had lost its sentinel and has a new one");
             }

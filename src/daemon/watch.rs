@@ -5,6 +5,7 @@
 //! knows is on the storage, one that is started again goes on where the one before it was.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,27 @@ use crate::marker::poll::DirectoryPoll;
 use crate::stop::Backend;
 use crate::storage::{Authority, Storage, StoragePath};
 
+/// Digest of what something was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; blake3::OUT_LEN]);
+
+impl Fingerprint {
+    /// The digest of anything that shows all of itself in its debug text, which is not kept.
+    pub fn of(shown: fmt::Arguments<'_>) -> Self {
+        struct Sink(blake3::Hasher);
+        impl fmt::Write for Sink {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.update(text.as_bytes());
+                Ok(())
+            }
+        }
+        let mut sink = Sink(blake3::Hasher::new());
+        // The sink takes everything.
+        let _infallible = fmt::write(&mut sink, shown);
+        Self(*sink.0.finalize().as_bytes())
+    }
+}
+
 /// One slot to watch.
 #[derive(Debug, Clone)]
 pub struct PlannedSlot {
@@ -30,8 +52,8 @@ pub struct PlannedSlot {
     pub control: ControlDir,
     /// How it is stopped.
     pub backend: Arc<dyn Backend>,
-    /// The configuration that all this was made from, as text: two equal ones need no restart.
-    pub fingerprint: String,
+    /// Digest of the configuration that all this was made from: two equal ones need no restart.
+    pub fingerprint: Fingerprint,
 }
 
 /// One directory with the slots whose markers lie in it.
@@ -48,7 +70,7 @@ type GroupKey = (Authority, StoragePath);
 
 #[derive(Debug)]
 struct Running {
-    fingerprint: String,
+    fingerprint: Fingerprint,
     stop: CancellationToken,
     tasks: tokio::task::JoinHandle<()>,
 }
@@ -180,13 +202,13 @@ impl Watcher {
 }
 
 impl Group {
-    fn fingerprint(&self) -> String {
-        let mut text = format!("{:?}", self.policy);
+    fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&Fingerprint::of(format_args!("{:?}", self.policy)).0);
         for slot in &self.slots {
-            text.push('\n');
-            text.push_str(&slot.fingerprint);
+            hasher.update(&slot.fingerprint.0);
         }
-        text
+        Fingerprint(*hasher.finalize().as_bytes())
     }
 
     async fn run(

@@ -155,7 +155,12 @@ impl Shared {
         } else if reason.is_some() {
             ErrorKind::Authentication
         } else {
-            refusal.failure.kind(asked)
+            let kind = refusal.failure.kind(asked);
+            if kind == ErrorKind::NotFound && look::is_below_a_file(self, path).await {
+                ErrorKind::NotADirectory
+            } else {
+                kind
+            }
         };
         let error = self.error(operation, path, kind);
         match reason {

@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::hdfs::Shared;
 use super::hdfs_error::{Asked, Failure, is_source_missing};
-use super::hdfs_look::stat_before;
+use super::hdfs_look::{is_below_a_file, stat_before};
 use super::hdfs_namenodes::Refusal;
 use crate::storage::{
-    Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StoragePath, Touched,
+    Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StorageError, StoragePath, Touched,
 };
 
 /// How often a call looks again when others change the same entry at the same time.
@@ -80,6 +80,12 @@ async fn delete(
     } else {
         Removal::Absent
     })
+}
+
+/// The same error about the path that the caller knows, instead of a temporary one.
+fn about(mut error: StorageError, path: &StoragePath) -> StorageError {
+    error.uri.path = path.clone();
+    error
 }
 
 /// Deletes what a failed call left behind. What failed is more than what is left.
@@ -168,9 +174,11 @@ async fn refresh(shared: &Shared, path: &StoragePath) -> Result<()> {
             } else {
                 error.kind
             };
-            error.with_kind(kind)
+            about(error.with_kind(kind), path)
         })?;
-    let made = stat_before(shared, "touch", &beside).await;
+    let made = stat_before(shared, "touch", &beside)
+        .await
+        .map_err(|error| about(error, path));
     let refreshed = match made {
         Ok(Some(FileStat { modified_at, .. })) => set_modified(shared, path, modified_at).await,
         Ok(None) => Err(shared
@@ -206,7 +214,8 @@ pub(super) async fn create_dir(shared: &Shared, dir: &StoragePath) -> Result<()>
         return Err(shared.error(OPERATION, dir, ErrorKind::AlreadyExists));
     }
     let beside = temporary_path(dir);
-    make_dir(shared, OPERATION, &beside, false).await?;
+    let made = make_dir(shared, OPERATION, &beside, false).await;
+    made.map_err(|error| about(error, dir))?;
     let published = publish(shared, OPERATION, &beside, dir, Overwrite::No).await;
     if published.is_err() {
         delete_leftover(shared, &beside).await;
@@ -269,10 +278,11 @@ pub(super) async fn publish(
         }
         let error = shared.refused(operation, to, Asked::Rename, refusal).await;
         // The NameNode looks for the source first, so this one tells that nothing was done before.
-        return Err(if may_be_done && error.kind != ErrorKind::AlreadyExists {
-            error.with_kind(ErrorKind::OutcomeUnknown)
-        } else {
-            error
+        return Err(match (error.kind == ErrorKind::AlreadyExists, overwrite) {
+            // Only a directory is not replaced.
+            (true, Overwrite::Yes) => error.with_kind(ErrorKind::IsADirectory),
+            (false, _) if may_be_done => error.with_kind(ErrorKind::OutcomeUnknown),
+            (true | false, _) => error,
         });
     }
 }
@@ -305,6 +315,9 @@ pub(super) async fn rename(shared: &Shared, from: &StoragePath, to: &StoragePath
 pub(super) async fn delete_file(shared: &Shared, path: &StoragePath) -> Result<Removal> {
     // HDFS would delete an empty directory just as well.
     match stat_before(shared, "delete", path).await? {
+        None if is_below_a_file(shared, path).await => {
+            Err(shared.error("delete", path, ErrorKind::NotADirectory))
+        }
         None => Ok(Removal::Absent),
         Some(found) if found.kind == FileKind::Dir => {
             Err(shared.error("delete", path, ErrorKind::IsADirectory))
@@ -325,13 +338,13 @@ pub(super) async fn set_attributes(
     attributes: &Attributes,
 ) -> Result<()> {
     const OPERATION: &str = "set attributes of";
+    let Some(found) = stat_before(shared, OPERATION, path).await? else {
+        return Err(shared.error(OPERATION, path, ErrorKind::NotFound));
+    };
     let Attributes { mode, owner, group } = attributes.clone();
-    if mode.is_none() && owner.is_none() && group.is_none() {
-        return match stat_before(shared, OPERATION, path).await? {
-            Some(_) => Ok(()),
-            None => Err(shared.error(OPERATION, path, ErrorKind::NotFound)),
-        };
-    }
+    // Only the superuser may set an owner, even to the one it has.
+    let owner = owner.filter(|_| attributes.owner != found.owner);
+    let group = group.filter(|_| attributes.group != found.group);
     let text = path.to_string();
     if owner.is_some() || group.is_some() {
         let call = |client: Client| {

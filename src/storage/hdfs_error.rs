@@ -99,14 +99,24 @@ impl fmt::Display for Failure {
                 HdfsError::RPCError(class, text) | HdfsError::FatalRPCError(class, text),
             ) => {
                 let class = class.rsplit(['.', '$']).next().unwrap_or(class);
-                // The rest of the text is the stack of the server.
-                write!(f, "{class}: {}", text.lines().next().unwrap_or_default())
+                // The rest of the text is advice for Java clients and the stack of the server.
+                let text = text.lines().next().unwrap_or_default();
+                write!(
+                    f,
+                    "{class}: {}",
+                    text.split(". Visit http").next().unwrap_or(text)
+                )
             }
             Failure::Client(HdfsError::IOError(error)) if is_unknown_host(error) => write!(
                 f,
                 "{error}: neither a known host nor a nameservice of the Hadoop configuration"
             ),
             Failure::Client(HdfsError::IOError(error)) => error.fmt(f),
+            Failure::Client(HdfsError::GSSAPIError(_, _, text)) => f.write_str(text),
+            // Behind the words stand all the NameNode knows of each DataNode.
+            Failure::Client(HdfsError::DataTransferError(text)) => {
+                f.write_str(text.split(": [").next().unwrap_or(text))
+            }
             Failure::Client(error) => {
                 f.write_str(error.to_string().lines().next().unwrap_or_default())
             }
@@ -234,6 +244,12 @@ fn kind_of_exception(asked: Asked, class: &str, text: &str) -> ErrorKind {
             // deleted meanwhile.
             Asked::Stat | Asked::List | Asked::Write | Asked::Delete => ErrorKind::Other,
         },
+        // How Hadoop 3 tells a user who is not the superuser that a file stands in the way.
+        "AccessControlException" | "ParentNotDirectoryException"
+            if text.contains("is not a directory") =>
+        {
+            ErrorKind::NotADirectory
+        }
         "AccessControlException" | "SnapshotAccessControlException" => ErrorKind::PermissionDenied,
         "SafeModeException" => ErrorKind::SafeMode,
         "RetriableException" if text.contains("SafeMode") || text.contains("safe mode") => {
@@ -261,6 +277,10 @@ fn kind_of_exception(asked: Asked, class: &str, text: &str) -> ErrorKind {
         "UnsupportedOperationException" => ErrorKind::Unsupported,
         "IOException" if is_without_datanode(text) => ErrorKind::NoSpace,
         "IOException" if text.contains("Path is not a file") => ErrorKind::IsADirectory,
+        // A file renamed to a directory's name, or the other way round.
+        "IOException" if asked == Asked::Rename && text.contains("must both be directories") => {
+            ErrorKind::AlreadyExists
+        }
         _ => ErrorKind::Other,
     }
 }

@@ -91,6 +91,24 @@ pub(super) async fn stat_before(
     }
 }
 
+/// Whether a file stands where `path` has a directory. To the superuser, and in Hadoop 2 to all, what is
+/// below a file just is not there.
+pub(super) async fn is_below_a_file(shared: &Shared, path: &StoragePath) -> bool {
+    let mut above = path.parent();
+    while let Some(dir) = above {
+        match status(shared, Lane::Poll, &dir).await {
+            Ok(found) => return found.kind != FileKind::Dir,
+            Err(refusal) if refusal.failure.kind(Asked::Stat) == ErrorKind::NotFound => {
+                above = dir.parent();
+            }
+            Err(refusal) => {
+                return refusal.failure.kind(Asked::Stat) == ErrorKind::NotADirectory;
+            }
+        }
+    }
+    false
+}
+
 /// [`Storage::identify_dir`](crate::storage::Storage::identify_dir).
 pub(super) async fn identify_dir(shared: &Shared, dir: &StoragePath) -> Result<DirIdentity> {
     let (text, inside) = (dir.to_string(), dir.join(SEARCHED_FOR).to_string());

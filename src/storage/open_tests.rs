@@ -142,7 +142,7 @@ fn hosts_that_stand_for_several_namenodes_are_resolved() {
     assert_eq!(service.namenodes[0].to_string(), "127.0.0.1:9");
     service.namenodes = vec![NameNode {
         id: None,
-        host: "no.such.host.invalid".to_owned(),
+        host: "bad..name".to_owned(),
         port: 9,
     }];
     let error = resolve_hosts(&mut service, Duration::from_secs(5))

@@ -136,10 +136,9 @@ impl Place {
             merge_keys(QUICK, watch)
         };
         let hook = format!("[\"sh\", \"-c\", '{HOOK}', \"{}\"]", self.text("hooks"));
-        let hooks: String = ["on-clean", "on-dirty", "on-unproven", "on-died", "on-alarm"]
-            .iter()
-            .map(|name| format!("{name} = {hook}\n"))
-            .collect();
+        let hooks = ["on-clean", "on-dirty", "on-unproven", "on-died", "on-alarm"]
+            .map(|name| format!("{name} = {hook}"))
+            .join("\n");
         let text = format!(
             "control = \"{}\"\n[hadoop]\n{}\n[watch]\n{watch}\n[hooks]\n{hooks}\n{jobs}\n",
             self.control, self.hadoop
@@ -409,11 +408,8 @@ pub fn await_receipt_in(control: &Path, job: &str, count: usize) -> Result<Value
 fn merge_keys(keys: &str, more: &str) -> String {
     let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
     let replaced: Vec<String> = more.lines().map(name).collect();
-    keys.lines()
-        .filter(|line| !replaced.contains(&name(line)))
-        .chain(more.lines())
-        .map(|line| format!("{line}\n"))
-        .collect()
+    let kept = keys.lines().filter(|line| !replaced.contains(&name(line)));
+    kept.chain(more.lines()).collect::<Vec<_>>().join("\n")
 }
 
 fn binary() -> &'static Path {

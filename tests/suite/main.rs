@@ -6,17 +6,23 @@ pub mod common;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
 mod json_output;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod sandbox;
 #[cfg(test)]
@@ -25,3 +31,5 @@ mod stops;
 mod storage;
 #[cfg(test)]
 mod storage_flaws;
+#[cfg(test)]
+mod watchers;
