@@ -12,6 +12,9 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(code) => return code,
     };
+    // A child may have the terminal while stepdown logs to it.
+    // It never fails; if it did, only `stty tostop` would be the worse for it.
+    let _best_effort = process::terminal::allow_background_output();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

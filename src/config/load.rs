@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use super::problem::{ConfigError, Lines, Problem};
 use super::read;
 use super::schema::Config;
-use super::section::{Account, Keep, Section, Setting};
+use super::section::{Account, Keep, Origin, Section, Setting};
 
 /// The file of the whole machine.
 pub const SYSTEM_FILE: &str = "/etc/stepdown/stepdown.toml";
@@ -124,7 +124,39 @@ fn load_keeping(
         Some(file) => read_file(file, &lookup)?,
         None => String::new(),
     };
-    parse_keeping(&text, lookup, environment, keep)
+    let loaded = parse_keeping(&text, lookup, environment, keep)?;
+    check_conf_dir(&loaded)?;
+    Ok(loaded)
+}
+
+/// A Hadoop configuration that the file names must be there. One that only `HADOOP_CONF_DIR` names is
+/// looked at when HDFS is needed: commands on local markers work without.
+fn check_conf_dir(loaded: &Loaded) -> Result<(), ConfigError> {
+    let key = "hadoop.conf-dir";
+    let setting = loaded.settings.iter().find(|setting| setting.key == key);
+    let Some(dir) = &loaded.config.hadoop.conf_dir else {
+        return Ok(());
+    };
+    // Where no account is kept the key has to do.
+    let place = match setting.map(|setting| &setting.origin) {
+        Some(Origin::File(place)) => Some(place.clone()),
+        Some(_) => return Ok(()),
+        None => None,
+    };
+    std::fs::read_dir(dir)
+        .map(drop)
+        .map_err(|error| ConfigError {
+            file: loaded.lookup.file().map(Path::to_owned),
+            problems: vec![Problem {
+                place,
+                key: key.to_owned(),
+                message: format!("{} cannot be read: {error}", dir.display()),
+                help: Some(
+                    "name the directory of core-site.xml and hdfs-site.xml, readable for the user that stepdown runs as"
+                        .to_owned(),
+                ),
+            }],
+        })
 }
 
 fn find(environment: &Environment) -> Result<Lookup, ConfigError> {

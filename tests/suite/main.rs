@@ -6,11 +6,15 @@ pub mod common;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod docs_current;
+#[cfg(test)]
+mod engines;
 #[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
@@ -27,3 +31,5 @@ mod stops;
 mod storage;
 #[cfg(test)]
 mod storage_flaws;
+#[cfg(test)]
+mod watchers;
