@@ -174,7 +174,7 @@ async fn write(client: &Client, path: &str, content: &str) -> Result<(), HdfsErr
     let options = WriteOptions::default().overwrite(true);
     let mut writer = client.create(path, options).await?;
     if !content.is_empty() {
-        writer.write_bytes(content.to_owned().into()).await?;
+        Box::pin(writer.write_bytes(content.to_owned().into())).await?;
     }
-    writer.close().await
+    Box::pin(writer.close()).await
 }

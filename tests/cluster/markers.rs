@@ -148,7 +148,8 @@ fn run_removes_only_a_marker_of_its_own() -> Result<()> {
     let tables: String = names
         .iter()
         .map(|name| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     remote.configure_with(WATCH, &tables)?;
     let mut runs = Vec::new();
     for name in names {

@@ -164,7 +164,7 @@ fn a_halted_holder_is_replaced_and_does_nothing_when_it_goes_on() -> Result<()> 
         remote.await_rounds("watch", 10)?;
     }
     assert_eq!(jobs[0].requests(), 1);
-    assert_eq!(here.receipts("clicks")?, [receipt.clone()]);
+    assert_eq!(here.receipts("clicks")?, std::slice::from_ref(&receipt));
     let said = std::fs::read_to_string(here.path("clicks.pid.asked"))?;
     assert_eq!(said.lines().count(), 1, "{said}");
     let asked_by: u64 = said.trim().parse()?;
