@@ -131,7 +131,10 @@ const DISEASES: &[Disease] = &[
 ];
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one server, one trouble after the other")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one server, one trouble after the other"
+)]
 fn directories_that_go_wrong_stop_nothing() -> Result<()> {
     const ROUNDS: usize = 12;
     let hdfs = Hdfs::shared()?;
@@ -328,7 +331,10 @@ fn quotas_delay_what_must_be_saved_and_lose_nothing() -> Result<()> {
 const A_MINUTE: Duration = Duration::from_mins(1);
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one server, one trouble after the other")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one server, one trouble after the other"
+)]
 fn a_namenode_that_hangs_dies_or_takes_no_changes_stops_nothing() -> Result<()> {
     let hdfs = Hdfs::builder().start()?;
     let remote = Remote::on(&hdfs, "outages")?;
