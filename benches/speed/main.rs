@@ -4,6 +4,8 @@
 //! runs what is named and writes nothing. Quiet machines only: what is measured is wall time and CPU
 //! time of real processes. Nothing here is a test.
 
+#![expect(unreachable_pub, reason = "a program, and everything in it is its own")]
+
 // Public, as in the tests: each part uses some of the fixtures.
 #[path = "../../tests/common/mod.rs"]
 pub mod common;
