@@ -5,6 +5,8 @@ pub mod common;
 
 mod fixtures;
 #[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
