@@ -12,6 +12,8 @@ mod fixtures;
 #[cfg(test)]
 mod ha;
 #[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
@@ -30,12 +32,12 @@ mod remote;
 #[cfg(test)]
 mod safety;
 #[cfg(test)]
-#[path = "../suite/sandbox.rs"]
-#[expect(dead_code, reason = "the suite uses more of it")]
-mod sandbox;
-#[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod watch;
+#[cfg(test)]
+#[path = "../suite/sandbox.rs"]
+#[expect(dead_code, reason = "the suite uses more of it")]
+mod sandbox;
