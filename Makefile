@@ -13,6 +13,7 @@ run:
 
 # Everything: format, lints, documentation, all tests, real servers included.
 test: lint
+	tests/setup.sh
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
 
 # Without servers.
@@ -21,6 +22,7 @@ test-unit:
 
 # Against servers that the tests start themselves, on free loopback ports.
 test-cluster:
+	tests/setup.sh
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --test cluster --no-fail-fast
 
 # Long counts, by hand; can be interrupted and goes on where it was.

@@ -4,10 +4,22 @@
 //! `state/`. Batch N is planned when `offsets/N` exists and committed when `commits/N` exists; it
 //! leaves version N+1 of the state.
 
+pub mod contents;
 mod error;
+pub mod finding;
+pub mod inspect;
 pub mod layout;
+pub mod listing;
+pub mod load;
+pub mod log;
+pub mod needs;
+pub mod operator;
+pub mod plan;
 pub mod progress;
 mod query_id;
+pub mod state_store;
+pub mod target;
+pub mod verify;
 
 pub use error::CheckpointError;
 pub use query_id::{InvalidQueryId, QueryId};

@@ -8,16 +8,19 @@ pub mod alarm;
 pub mod ask;
 mod child_backend;
 pub mod crash_point;
+mod flag;
 pub mod hooks;
 pub mod poller;
 pub mod run;
 mod run_error;
+mod sentinel_keeper;
 pub mod signals;
 pub mod slot;
 mod stop_acts;
 mod stopping;
 pub mod watch;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,27 +33,39 @@ use crate::model::AttemptId;
 /// writes of each other time out.
 const WRITES_AT_ONCE: usize = 32;
 
-/// What all engines of one process share.
+/// What all engines of one process share; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Daemon {
+pub struct Daemon(Arc<Shared>);
+
+/// What a [`Daemon`] leads to.
+#[derive(Debug)]
+pub struct Shared {
     /// Host name.
     pub host: String,
     /// The kernel's boot id.
     pub boot_id: String,
     /// This process.
     pub process: AttemptId,
-    writes: Arc<Semaphore>,
+    writes: Semaphore,
+}
+
+impl Deref for Daemon {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 impl Daemon {
     /// The shared part for this process.
     pub fn new(host: String, boot_id: String, process: AttemptId) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             host,
             boot_id,
             process,
-            writes: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
-        }
+            writes: Semaphore::new(WRITES_AT_ONCE),
+        }))
     }
 
     /// The monotonic clock of this boot: the same for all processes of this host, and untouched by

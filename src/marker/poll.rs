@@ -18,6 +18,10 @@ use crate::storage::{
 /// From this many markers on, one listing is cheaper than a look at each.
 const LIST_FROM: usize = 3;
 
+/// After so many rounds in which no marker was missing, the directory is asked again who it is: without
+/// its sentinel a removal would not be noticed.
+const ROUNDS_TRUSTED: u32 = 10;
+
 /// What one look at a marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sighting {
@@ -165,6 +169,15 @@ pub struct Round {
 }
 
 impl Round {
+    /// Whether markers are there and the sentinel that would vouch for their absence is not.
+    pub fn lacks_sentinel(&self) -> bool {
+        matches!(self.guard, Err(Why::SentinelMissing(_)))
+            && self
+                .markers
+                .iter()
+                .any(|marker| matches!(marker, Sighting::Present(_)))
+    }
+
     /// What the round says of marker `index`, held against the directory in which it was armed.
     ///
     /// What would ask for a stop by `trigger` counts only in the directory in which the marker was
@@ -205,6 +218,8 @@ pub struct DirectoryPoll {
     names: Vec<String>,
     index: HashMap<String, usize>,
     guard: Option<Guard>,
+    /// Rounds for which `guard` is taken as it is.
+    trusted: u32,
 }
 
 impl DirectoryPoll {
@@ -231,6 +246,7 @@ impl DirectoryPoll {
             names,
             index,
             guard: None,
+            trusted: 0,
         }
     }
 
@@ -256,6 +272,8 @@ impl DirectoryPoll {
         let identity = match before {
             Ok(identity) => identity,
             Err(error) => {
+                // Another one may stand there when it is seen again.
+                self.trusted = 0;
                 let Sighting::Unknown(why) = directory_error(&error) else {
                     return Round {
                         begun,
@@ -270,10 +288,11 @@ impl DirectoryPoll {
                 };
             }
         };
-        if !markers.contains(&Sighting::Absent) && self.guard.is_some() {
+        if !markers.contains(&Sighting::Absent) && self.trusted > 0 {
             // Nothing is missing: no need to ask who the directory is.
             let record = self.guard.as_ref().map(|guard| guard.record.clone());
             if let Some(record) = record.filter(|record| record.identity == identity) {
+                self.trusted -= 1;
                 return Round {
                     begun,
                     guard: Ok(record),
@@ -328,6 +347,7 @@ impl DirectoryPoll {
     }
 
     async fn establish(&mut self, before: DirIdentity) -> Result<GuardRecord, Why> {
+        self.trusted = 0;
         let why = |error: &StorageError| match directory_error(error) {
             Sighting::Unknown(why) => why,
             Sighting::Present(_) | Sighting::Absent => Why::NotLooked,
@@ -380,6 +400,7 @@ impl DirectoryPoll {
             record: record.clone(),
             sentinel_at,
         });
+        self.trusted = ROUNDS_TRUSTED;
         Ok(record)
     }
 }

@@ -155,11 +155,11 @@ impl Shared {
         } else if reason.is_some() {
             ErrorKind::Authentication
         } else {
-            match refusal.failure.kind(asked) {
-                ErrorKind::NotFound if look::is_below_a_file(self, path).await => {
-                    ErrorKind::NotADirectory
-                }
-                kind => kind,
+            let kind = refusal.failure.kind(asked);
+            if kind == ErrorKind::NotFound && look::is_below_a_file(self, path).await {
+                ErrorKind::NotADirectory
+            } else {
+                kind
             }
         };
         let error = self.error(operation, path, kind);

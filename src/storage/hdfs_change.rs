@@ -9,7 +9,7 @@ use super::hdfs_error::{Asked, Failure, is_source_missing};
 use super::hdfs_look::{is_below_a_file, stat_before};
 use super::hdfs_namenodes::Refusal;
 use crate::storage::{
-    Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StoragePath, Touched,
+    Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StorageError, StoragePath, Touched,
 };
 
 /// How often a call looks again when others change the same entry at the same time.
@@ -80,6 +80,12 @@ async fn delete(
     } else {
         Removal::Absent
     })
+}
+
+/// The same error about the path that the caller knows, instead of a temporary one.
+fn about(mut error: StorageError, path: &StoragePath) -> StorageError {
+    error.uri.path = path.clone();
+    error
 }
 
 /// Deletes what a failed call left behind. What failed is more than what is left.
@@ -168,9 +174,11 @@ async fn refresh(shared: &Shared, path: &StoragePath) -> Result<()> {
             } else {
                 error.kind
             };
-            error.with_kind(kind)
+            about(error.with_kind(kind), path)
         })?;
-    let made = stat_before(shared, "touch", &beside).await;
+    let made = stat_before(shared, "touch", &beside)
+        .await
+        .map_err(|error| about(error, path));
     let refreshed = match made {
         Ok(Some(FileStat { modified_at, .. })) => set_modified(shared, path, modified_at).await,
         Ok(None) => Err(shared
@@ -206,7 +214,8 @@ pub(super) async fn create_dir(shared: &Shared, dir: &StoragePath) -> Result<()>
         return Err(shared.error(OPERATION, dir, ErrorKind::AlreadyExists));
     }
     let beside = temporary_path(dir);
-    make_dir(shared, OPERATION, &beside, false).await?;
+    let made = make_dir(shared, OPERATION, &beside, false).await;
+    made.map_err(|error| about(error, dir))?;
     let published = publish(shared, OPERATION, &beside, dir, Overwrite::No).await;
     if published.is_err() {
         delete_leftover(shared, &beside).await;
@@ -270,11 +279,10 @@ pub(super) async fn publish(
         let error = shared.refused(operation, to, Asked::Rename, refusal).await;
         // The NameNode looks for the source first, so this one tells that nothing was done before.
         return Err(match (error.kind == ErrorKind::AlreadyExists, overwrite) {
-            (true, Overwrite::No) => error,
             // Only a directory is not replaced.
             (true, Overwrite::Yes) => error.with_kind(ErrorKind::IsADirectory),
             (false, _) if may_be_done => error.with_kind(ErrorKind::OutcomeUnknown),
-            (false, _) => error,
+            (true | false, _) => error,
         });
     }
 }

@@ -99,10 +99,24 @@ impl fmt::Display for Failure {
                 HdfsError::RPCError(class, text) | HdfsError::FatalRPCError(class, text),
             ) => {
                 let class = class.rsplit(['.', '$']).next().unwrap_or(class);
-                // The rest of the text is the stack of the server.
-                write!(f, "{class}: {}", text.lines().next().unwrap_or_default())
+                // The rest of the text is advice for Java clients and the stack of the server.
+                let text = text.lines().next().unwrap_or_default();
+                write!(
+                    f,
+                    "{class}: {}",
+                    text.split(". Visit http").next().unwrap_or(text)
+                )
             }
+            Failure::Client(HdfsError::IOError(error)) if is_unknown_host(error) => write!(
+                f,
+                "{error}: neither a known host nor a nameservice of the Hadoop configuration"
+            ),
             Failure::Client(HdfsError::IOError(error)) => error.fmt(f),
+            Failure::Client(HdfsError::GSSAPIError(_, _, text)) => f.write_str(text),
+            // Behind the words stand all the NameNode knows of each DataNode.
+            Failure::Client(HdfsError::DataTransferError(text)) => {
+                f.write_str(text.split(": [").next().unwrap_or(text))
+            }
             Failure::Client(error) => {
                 f.write_str(error.to_string().lines().next().unwrap_or_default())
             }

@@ -258,6 +258,12 @@ fn messages_are_one_line_without_the_servers_stack() {
         "gone",
     );
     assert_eq!(token.to_string(), "InvalidToken: gone");
+    let transfer =
+        HdfsError::DataTransferError("All DataNodes failed: [DatanodeInfoProto { .. }]".to_owned());
+    assert_eq!(
+        Failure::Client(transfer).to_string(),
+        "All DataNodes failed"
+    );
     assert!(is_source_missing(&rpc(
         FNF,
         "rename source /a is not found."

@@ -98,10 +98,12 @@ pub(super) async fn is_below_a_file(shared: &Shared, path: &StoragePath) -> bool
     while let Some(dir) = above {
         match status(shared, Lane::Poll, &dir).await {
             Ok(found) => return found.kind != FileKind::Dir,
-            Err(refusal) => match refusal.failure.kind(Asked::Stat) {
-                ErrorKind::NotFound => above = dir.parent(),
-                kind => return kind == ErrorKind::NotADirectory,
-            },
+            Err(refusal) if refusal.failure.kind(Asked::Stat) == ErrorKind::NotFound => {
+                above = dir.parent();
+            }
+            Err(refusal) => {
+                return refusal.failure.kind(Asked::Stat) == ErrorKind::NotADirectory;
+            }
         }
     }
     false

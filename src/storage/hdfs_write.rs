@@ -22,6 +22,7 @@ use super::hdfs::{SMALL_BYTES, Shared};
 use super::hdfs_change::{
     Overwrite, create_empty, delete_leftover, is_worth_repeating, publish, temporary_path,
 };
+use super::hdfs_close::close;
 use super::hdfs_error::{Asked, Failure, is_block_too_small};
 use super::hdfs_look::stat_before;
 use super::hdfs_namenodes::{Answer, Refusal};
@@ -54,6 +55,7 @@ enum State {
 
 struct Open {
     file: Box<FileWriter>,
+    length: u64,
     session: Arc<Session>,
     written_to: StoragePath,
     turn: OwnedSemaphorePermit,
@@ -149,6 +151,7 @@ impl HdfsWriter {
         };
         let mut open = Open {
             file,
+            length: 0,
             session,
             written_to,
             turn,
@@ -162,15 +165,18 @@ impl HdfsWriter {
     async fn append(&self, open: Open, piece: Bytes) -> Result<Open> {
         let Open {
             mut file,
+            length,
             session,
             written_to,
             turn,
         } = open;
+        let length = length + piece.len() as u64;
         let deadline = Instant::now() + self.shared.stall_timeout();
         let write = async move { Box::pin(file.write_bytes(piece)).await.map(|_| file) };
         match session.run(deadline, write).await {
             Ok(file) => Ok(Open {
                 file,
+                length,
                 session,
                 written_to,
                 turn,
@@ -228,12 +234,14 @@ impl HdfsWriter {
             Err(refusal) => return Err(Small::Refused(self.not_begun(refusal).await)),
         };
         let content = content.to_vec();
+        let length = content.iter().map(|piece| piece.len() as u64).sum();
+        let (client, text) = (session.client(), written_to.to_string());
         let deadline = Instant::now() + self.shared.stall_timeout();
         let write = async move {
             for piece in content {
                 Box::pin(file.write_bytes(piece)).await?;
             }
-            Box::pin(file.close()).await
+            close(&client, &mut file, &text, length).await
         };
         session.run(deadline, write).await.map_err(Small::Failed)
     }
@@ -244,14 +252,15 @@ impl HdfsWriter {
             State::Collecting(content, _) => self.write_small(&content).await,
             State::Streaming(Open {
                 mut file,
+                length,
                 session,
                 written_to,
                 turn,
             }) => {
+                let (client, text) = (session.client(), written_to.to_string());
                 let deadline = Instant::now() + self.shared.stall_timeout();
-                let closed = session
-                    .run(deadline, async move { Box::pin(file.close()).await })
-                    .await;
+                let end = async move { close(&client, &mut file, &text, length).await };
+                let closed = session.run(deadline, end).await;
                 drop(turn);
                 closed.map_err(|failure| {
                     self.shared

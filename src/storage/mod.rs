@@ -19,6 +19,7 @@ mod fault_script;
 pub mod faulty;
 pub mod hdfs;
 mod hdfs_change;
+mod hdfs_close;
 mod hdfs_error;
 mod hdfs_look;
 mod hdfs_namenodes;

@@ -3,6 +3,39 @@
 #[path = "../common/mod.rs"]
 pub mod common;
 
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod eye;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod ha;
+#[cfg(test)]
 mod hdfs_adapter;
+#[cfg(test)]
+mod hdfs_failover;
+#[cfg(test)]
+mod hdfs_kerberos;
+#[cfg(test)]
+mod hdfs_outages;
+#[cfg(test)]
+mod hdfs_speed;
+#[cfg(test)]
+mod kerberos;
+#[cfg(test)]
+mod markers;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod safety;
+#[cfg(test)]
+#[path = "../suite/sandbox.rs"]
+#[expect(dead_code, reason = "the suite uses more of it")]
+mod sandbox;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod takeover;
+#[cfg(test)]
+mod watch;

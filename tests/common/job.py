@@ -7,6 +7,7 @@ Arguments: the log, then any of
   lives=S   ends by itself after so many seconds, with the code dies=N (1)
   child=S   has a child in its process group that ends S seconds after it, deaf to all requests
   reads=1   reads lines from its input and notes them
+  most=S    ends after so many seconds at the latest (150)
 """
 
 import os
@@ -18,7 +19,7 @@ import time
 log = sys.argv[1]
 options = dict(argument.split("=", 1) for argument in sys.argv[2:])
 # Whatever becomes of the test: nothing of it runs for ever.
-deadline = time.monotonic() + 150
+deadline = time.monotonic() + float(options.get("most", 150))
 
 
 def note(text):

@@ -36,6 +36,10 @@ const HOOK: &str =
 #[derive(Debug)]
 pub struct Place {
     dir: PathBuf,
+    control: String,
+    /// Keys of `[hadoop]`.
+    hadoop: String,
+    env: Vec<(OsString, OsString)>,
 }
 
 impl Place {
@@ -52,14 +56,55 @@ impl Place {
     /// # Errors
     /// If it cannot be made.
     pub fn within(dir: &Path) -> Result<Self> {
+        let dir = dir.canonicalize().context("no directory for the place")?;
+        let control = dir.join("control").to_string_lossy().into_owned();
+        Self::prepare(dir, control, String::new(), Vec::new())?.init()
+    }
+
+    /// A place whose control directory is at `control`, reached with these keys of `[hadoop]`; all its
+    /// processes get `env`. Nothing is made there: see [`Place::init`].
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn with_control(
+        name: &str,
+        control: &str,
+        hadoop: &str,
+        env: Vec<(OsString, OsString)>,
+    ) -> Result<Self> {
+        Self::prepare(
+            scratch_dir(name)?,
+            control.to_owned(),
+            hadoop.to_owned(),
+            env,
+        )
+    }
+
+    fn prepare(
+        dir: PathBuf,
+        control: String,
+        hadoop: String,
+        env: Vec<(OsString, OsString)>,
+    ) -> Result<Self> {
         let place = Self {
-            dir: dir.canonicalize().context("no directory for the place")?,
+            dir,
+            control,
+            hadoop,
+            env,
         };
         fs::create_dir_all(place.path("home"))?;
-        let made = place.stepdown(&["init", &place.text("control")])?;
-        ensure!(made.is_ok(), "init failed: {made:?}");
         place.configure("")?;
         Ok(place)
+    }
+
+    /// Makes the control directory.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn init(self) -> Result<Self> {
+        let made = self.stepdown(&["init"])?;
+        ensure!(made.is_ok(), "init failed: {made:?}");
+        Ok(self)
     }
 
     /// The path of `name` in it.
@@ -95,8 +140,8 @@ impl Place {
             .map(|name| format!("{name} = {hook}"))
             .join("\n");
         let text = format!(
-            "control = \"{}\"\n[watch]\n{watch}\n[hooks]\n{hooks}\n{jobs}\n",
-            self.text("control")
+            "control = \"{}\"\n[hadoop]\n{}\n[watch]\n{watch}\n[hooks]\n{hooks}\n{jobs}\n",
+            self.control, self.hadoop
         );
         let fresh = self.path("stepdown.toml.new");
         fs::write(&fresh, text)?;
@@ -187,6 +232,24 @@ impl Place {
         self.start(name, ["watch".into()], env)
     }
 
+    /// Starts `stepdown watch` as on a host of another name, its output in `<name>.log`.
+    ///
+    /// # Errors
+    /// If it cannot be started, for which root is needed.
+    pub fn watch_on_host(&self, host: &str, name: &str) -> Result<Daemon> {
+        const AS_HOST: &str = r#"hostname "$0" && exec "$@""#;
+        let unshare = ["--uts", "sh", "-c", AS_HOST, host].map(OsString::from);
+        let stepdown = [binary().as_os_str().to_owned()];
+        let args = self.global_args(["watch".into()]);
+        Daemon::start(&Launch {
+            name: format!("stepdown {name}"),
+            program: "unshare".into(),
+            args: unshare.into_iter().chain(stepdown).chain(args).collect(),
+            env: self.environment(&[]).collect(),
+            log: self.path(&format!("{name}.log")),
+        })
+    }
+
     /// Starts `stepdown run` with `args` before the command, its output in `<name>.log`.
     ///
     /// # Errors
@@ -203,14 +266,11 @@ impl Place {
     }
 
     fn global_args(&self, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-        let config = self.path("stepdown.toml");
-        let mut all: Vec<OsString> = Vec::new();
-        // `init` comes before there is a configuration.
-        if config.exists() {
-            all.extend(["--config".into(), config.into()]);
-        }
-        all.extend(args);
-        all
+        let config = self.path("stepdown.toml").into();
+        ["--config".into(), config]
+            .into_iter()
+            .chain(args)
+            .collect()
     }
 
     fn environment(&self, more: &[(&str, &str)]) -> impl Iterator<Item = (OsString, OsString)> {
@@ -229,6 +289,7 @@ impl Place {
         own.into_iter()
             .map(|(name, value)| (name.into(), value.into()))
             .chain(path)
+            .chain(self.env.iter().cloned())
             .chain(more)
     }
 

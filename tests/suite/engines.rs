@@ -236,6 +236,13 @@ impl Backend for PlayedBackend {
         }
     }
 
+    async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration) {
+        match attempt {
+            Some(attempt) => self.await_change(attempt, pace).await,
+            None => tokio::time::sleep(pace).await,
+        }
+    }
+
     async fn force(&self, _: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
         let act = self.act(order);
         self.job.play().kills.push(act);

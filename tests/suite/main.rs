@@ -4,6 +4,8 @@
 pub mod common;
 
 #[cfg(test)]
+mod checkpoints;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod config;

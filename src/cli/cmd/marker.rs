@@ -212,7 +212,7 @@ async fn seen(storage: &dyn Storage, uri: &StorageUri, error: StorageError) -> F
 }
 
 /// A missing directory (an unmounted disk, a typing mistake) makes the marker unknown, not absent.
-async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
+pub(super) async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
     let Some(dir) = uri.path.parent() else {
         return Ok(());
     };

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use stepdown::model::AttemptId;
+use stepdown::process::gate::WORD_VARIABLE;
 use stepdown::process::{
     EndsWith, Exit, ProcessState, Signal, SignalTarget, SpawnError, identify, observe, send,
     spawn_gated,
@@ -324,6 +325,44 @@ async fn nobody_else_can_speak_for_the_gate() {
     assert_eq!(child.wait().await.unwrap(), Exit::Code(4));
 }
 
+#[test]
+fn the_gate_listens_to_its_parent_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let given = "0123456789abcdef";
+    for (said, expected) in [
+        ("fedcba9876543210", 125),
+        ("0123456789abcde", 125),
+        ("", 125),
+        (given, 0),
+    ] {
+        // The name of a parent that gave up, in a stranger's hands.
+        let name = format!("stepdown-test-{}-{said}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let mut gate = std::process::Command::new(env!("CARGO_BIN_EXE_stepdown"))
+            .env(WORD_VARIABLE, given)
+            .args(["__exec", &name, "1", "0", "20000", "", "--"])
+            .args(["sh", "-c", "env > \"$0\"", out.to_str().unwrap()])
+            .spawn()
+            .unwrap();
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.read_exact(&mut [0]).unwrap();
+        socket.write_all(said.as_bytes()).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(gate.wait().unwrap().code(), Some(expected), "{said:?}");
+        assert_eq!(out.exists(), expected == 0);
+    }
+    assert!(!std::fs::read_to_string(&out).unwrap().contains(given));
+
+    let without = std::process::Command::new(env!("CARGO_BIN_EXE_stepdown"))
+        .env_remove(WORD_VARIABLE)
+        .args(["__exec", "nobody", "1", "0", "20000", "", "--", "true"])
+        .status()
+        .unwrap();
+    assert_eq!(without.code(), Some(125));
+}
+
 #[tokio::test]
 async fn a_gate_that_does_not_come_is_killed() {
     let dir = tempfile::tempdir().unwrap();
@@ -385,6 +424,7 @@ fn no_kill_at_any_moment_leaves_an_unrecorded_command() {
     let began = Instant::now();
     let parent = Started(
         supervisor(undisturbed.path(), &script(undisturbed.path()))
+            .env("SAVING_MS", "5")
             .spawn()
             .unwrap(),
     );
@@ -398,9 +438,14 @@ fn no_kill_at_any_moment_leaves_an_unrecorded_command() {
     let (mut before, mut between, mut after) = (0, 0, 0);
     for run in 0..RUNS {
         let dir = tempfile::tempdir().unwrap();
-        let mut parent = Started(supervisor(dir.path(), &script(dir.path())).spawn().unwrap());
+        let mut parent = Started(
+            supervisor(dir.path(), &script(dir.path()))
+                .env("SAVING_MS", "5")
+                .spawn()
+                .unwrap(),
+        );
         // From the moment before the child is started to well after its release.
-        let span = (whole - first).mul_f64(1.5);
+        let span = whole.saturating_sub(first).mul_f64(1.5);
         wait_until("the supervisor spawns", || {
             dir.path().join("spawning").exists()
         });

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use stepdown::model::AttemptId;
 use stepdown::process::{
-    EndsWith, Signal, SignalTarget, Terminal, observe, send, spawn_gated, terminal, this_host,
+    EndsWith, Signal, SignalTarget, SpawnOptions, Terminal, observe, send, spawn_gated, terminal,
+    this_host,
 };
 
 use super::gated;
@@ -78,8 +80,8 @@ fn attempt_of_env() -> AttemptId {
 /// Supervises `sh -c $CHILD` as `stepdown run` does, and leaves a file in `$DIR` for each step:
 /// `gated` with the attempt, `releasing`, `released`, `ended` with the exit.
 ///
-/// `$HOLD`: never releases. `$ON_DEATH`: the child's signal at the parent's death. `$CHATTY`: writes
-/// to the terminal while the child has it.
+/// `$HOLD`: never releases. `$SAVING_MS`: as long as a record takes to be saved. `$ON_DEATH`: the child's signal at the parent's death. `$CHATTY`: writes
+/// to the terminal while the child has it. `$CHILD_BEFORE`: a child that it supervises first.
 fn supervise() -> i32 {
     terminal::allow_background_output().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -95,34 +97,46 @@ fn supervise() -> i32 {
             .ok()
             .map(|signal| signal.parse().unwrap());
         let mut terminal = Terminal::open().unwrap();
-        note(&dir, "spawning", "");
-        let gated = spawn_gated(options).await.unwrap();
-        note(
-            &dir,
-            "gated",
-            &serde_json::to_string(gated.attempt()).unwrap(),
-        );
-        if std::env::var_os("HOLD").is_some() {
-            std::future::pending::<()>().await;
+        if let Some(first) = std::env::var_os("CHILD_BEFORE") {
+            let mut before = options.clone();
+            before.argv = vec!["sh".into(), "-c".into(), first];
+            supervise_one(&dir, before, &mut terminal).await;
         }
-        if let (Some(terminal), Some(group)) = (&mut terminal, gated.group()) {
-            terminal.lend_to(group);
-        }
-        note(&dir, "releasing", "");
-        let mut child = gated.release().await.unwrap();
-        note(&dir, "released", "");
-        if std::env::var_os("CHATTY").is_some() {
-            println!("a word from the supervisor");
-            note(&dir, "talked", "");
-        }
-        let exit = match &mut terminal {
-            Some(terminal) => terminal.supervise(&mut child).await,
-            None => child.wait().await,
-        };
-        let exit = exit.unwrap();
-        note(&dir, "ended", &exit.to_string());
-        i32::from(exit.shell_code())
+        supervise_one(&dir, options, &mut terminal).await
     })
+}
+
+async fn supervise_one(dir: &Path, options: SpawnOptions, terminal: &mut Option<Terminal>) -> i32 {
+    note(dir, "spawning", "");
+    let gated = spawn_gated(options).await.unwrap();
+    note(
+        dir,
+        "gated",
+        &serde_json::to_string(gated.attempt()).unwrap(),
+    );
+    if std::env::var_os("HOLD").is_some() {
+        std::future::pending::<()>().await;
+    }
+    if let Ok(millis) = std::env::var("SAVING_MS") {
+        tokio::time::sleep(Duration::from_millis(millis.parse().unwrap())).await;
+    }
+    if let (Some(terminal), Some(group)) = (&mut *terminal, gated.group()) {
+        terminal.lend_to(group);
+    }
+    note(dir, "releasing", "");
+    let mut child = gated.release().await.unwrap();
+    note(dir, "released", "");
+    if std::env::var_os("CHATTY").is_some() {
+        println!("a word from the supervisor");
+        note(dir, "talked", "");
+    }
+    let exit = match terminal {
+        Some(terminal) => terminal.supervise(&mut child).await,
+        None => child.wait().await,
+    };
+    let exit = exit.unwrap();
+    note(dir, "ended", &exit.to_string());
+    i32::from(exit.shell_code())
 }
 
 /// Writes a line to a file, whole or not at all.

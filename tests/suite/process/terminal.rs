@@ -311,6 +311,19 @@ fn the_terminal_is_set_again_as_it_was() {
 }
 
 #[test]
+fn a_restarted_child_does_not_inherit_the_terminal_of_the_one_before() {
+    let mut pty = Pty::with_shell();
+    pty.press("export CHILD_BEFORE='stty raw -echo; exit 1'\n");
+    pty.supervise("stty -a; echo up; read word; echo \"got $word\"", "");
+    pty.expect(" icanon");
+    pty.expect(" echo ");
+    pty.expect("up");
+    pty.press("hello\n");
+    pty.expect("got hello");
+    pty.expect("PROMPT> ");
+}
+
+#[test]
 fn without_a_shell_to_come_back_to_ctrl_z_does_not_hang_the_job() {
     let mut line = Command::new("setsid");
     line.args(["--ctty", "sh", "-c"])
