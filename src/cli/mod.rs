@@ -9,7 +9,6 @@ pub mod exit;
 pub mod failure;
 mod log;
 pub mod output;
-mod progress;
 pub mod reference;
 pub mod target;
 
@@ -120,7 +119,6 @@ pub(crate) enum Command {
     Stop(cmd::stop::StopArgs),
     Status(cmd::status::StatusArgs),
     Init(cmd::init::InitArgs),
-    Checkpoint(Box<cmd::checkpoint::CheckpointArgs>),
     Marker(cmd::marker::MarkerArgs),
     Doctor(cmd::doctor::DoctorArgs),
     Config(cmd::config::ConfigArgs),
@@ -148,7 +146,6 @@ impl Command {
             | Command::Stop(_)
             | Command::Status(_)
             | Command::Init(_)
-            | Command::Checkpoint(_)
             | Command::Marker(_)
             | Command::Doctor(_)
             | Command::Config(_)
@@ -229,7 +226,6 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Wait(args) => cmd::wait::run(args, &mut context).await,
         Command::Stop(args) => cmd::stop::run(args, &mut context).await,
         Command::Status(args) => cmd::status::run(args, &mut context).await,
-        Command::Checkpoint(args) => cmd::checkpoint::run(*args, &mut context).await,
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,

@@ -8,6 +8,7 @@ pub mod alarm;
 pub mod ask;
 mod child_backend;
 pub mod crash_point;
+mod flag;
 pub mod hooks;
 pub mod poller;
 pub mod run;

@@ -10,6 +10,10 @@ mod eye;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod ha;
+#[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
@@ -20,6 +24,8 @@ mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
 #[cfg(test)]
+mod kerberos;
+#[cfg(test)]
 mod markers;
 #[cfg(test)]
 mod remote;
@@ -29,6 +35,8 @@ mod safety;
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]

@@ -154,7 +154,6 @@ fn run_removes_only_a_marker_of_its_own() -> Result<()> {
     let mut runs = Vec::new();
     for name in names {
         let job = remote.job(name)?;
-        // Quits by itself at SIGUSR1's default: nobody asked stepdown.
         let run = remote.run(
             name,
             &["--job", name],
@@ -200,7 +199,7 @@ fn commands_never_take_silence_for_absence() -> Result<()> {
     let (eye, conf_dir) = (direct.eye().clone(), proxy.conf_dir(hdfs)?);
     let remote = Remote::beside(eye, direct.dir(), &conf_dir, "")?;
     remote.configure_with(
-        "call-timeout = \"2s\"\ninterval = \"200ms\"",
+        "call-timeout = \"1s\"\ninterval = \"200ms\"",
         &[
             remote.pid_file_job("there", "", ""),
             remote.pid_file_job("away", "", ""),

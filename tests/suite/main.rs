@@ -5,7 +5,6 @@ pub mod common;
 
 #[cfg(test)]
 mod checkpoints;
-mod cli;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]

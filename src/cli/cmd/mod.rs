@@ -1,7 +1,5 @@
 //! The commands, one file each.
 
-pub mod checkpoint;
-mod checkpoint_text;
 pub mod completions;
 pub mod config;
 pub mod doctor;
