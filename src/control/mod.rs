@@ -12,7 +12,7 @@ mod sentinel;
 use std::sync::Arc;
 
 use crate::model::{JobName, Slot, StopId};
-use crate::storage::{self, Storage, StoragePath, StorageUri};
+use crate::storage::{self, ErrorKind, Storage, StoragePath, StorageUri};
 
 pub use document::{
     Document, DocumentError, FORMAT, Prepared, Saved, load, load_optional, prepare_new,
@@ -160,6 +160,21 @@ impl ControlDir {
         let sentinel = Sentinel::ensure(self.0.storage.as_ref(), &self.0.root).await?;
         Sentinel::ensure(self.0.storage.as_ref(), &self.markers_dir()).await?;
         Ok(sentinel)
+    }
+
+    /// That the directory is the control directory: its sentinel is there. Where it is not, a file
+    /// that is missing says nothing (the disk may not be mounted), and nothing must be made in it.
+    ///
+    /// # Errors
+    /// `NoControl`; storage errors.
+    pub async fn vouch(&self) -> Result<(), DocumentError> {
+        match self.storage().stat(&Sentinel::path(self.root())).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => Err(DocumentError::NoControl {
+                uri: self.uri(self.root()),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes the folders in which stepdown keeps the state of one job; repeatable.

@@ -81,7 +81,7 @@ pub async fn request_by_marker(
     };
     let mut round = poll.poll().await;
     let armed = load_armed(&slot.control, &spec.job, spec.slot, attempt, &spec.marker).await?;
-    if armed.is_none() && trigger.asks(&round.sighting(0, None)) == Some(true) {
+    if armed.is_none() && trigger.asks(&round.sighting(0, trigger, None)) == Some(true) {
         // Never seen as it should be: what this command is asked for makes up for it.
         match trigger {
             Trigger::Disappears => {
@@ -94,7 +94,7 @@ pub async fn request_by_marker(
         round = poll.poll().await;
     }
     if armed.is_none() {
-        if let Sighting::Unknown(why) = round.sighting(0, None) {
+        if let Sighting::Unknown(why) = round.sighting(0, trigger, None) {
             return Err(unknown(&why));
         }
         let directory = round.guard.as_ref().map_err(unknown)?.clone();
@@ -189,7 +189,7 @@ pub async fn await_marker(
     let mut armed_in = None;
     loop {
         let round = poll.poll().await;
-        let sighting = round.sighting(0, armed_in.as_ref());
+        let sighting = round.sighting(0, policy.trigger, armed_in.as_ref());
         let mut pause = interval;
         match (&sighting, until) {
             (Sighting::Present(_), Trigger::Appears) => return Ok(MarkerWait::Present),

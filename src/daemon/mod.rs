@@ -8,10 +8,12 @@ pub mod alarm;
 pub mod ask;
 mod child_backend;
 pub mod crash_point;
+mod flag;
 pub mod hooks;
 pub mod poller;
 pub mod run;
 mod run_error;
+mod sentinel_keeper;
 pub mod signals;
 pub mod slot;
 mod stop_acts;
@@ -20,6 +22,7 @@ pub mod watch;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -63,6 +66,14 @@ impl Daemon {
             process,
             writes: Semaphore::new(WRITES_AT_ONCE),
         }))
+    }
+
+    /// The monotonic clock of this boot: the same for all processes of this host, and untouched by
+    /// whatever happens to the wall clock.
+    fn uptime() -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = now.tv_sec.try_into().unwrap_or(0);
+        Duration::new(seconds, now.tv_nsec.try_into().unwrap_or(0))
     }
 
     fn lease_owner(&self, instance: Uuid) -> crate::control::LeaseOwner {

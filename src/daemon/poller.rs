@@ -38,8 +38,8 @@ pub struct Sightings {
 
 /// The last round, and the number of the directory that it was made in.
 #[derive(Debug, Clone)]
-struct News {
-    round: Arc<Round>,
+pub(super) struct News {
+    pub(super) round: Arc<Round>,
     /// Counts the directories that stood at the path, by their identities.
     dir_number: u64,
 }
@@ -148,6 +148,7 @@ impl Poller {
     pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Vec<Sightings>) {
         let none = News {
             round: Arc::new(Round {
+                begun: Instant::now(),
                 guard: Err(Why::NotLooked),
                 markers: Vec::new(),
             }),
@@ -193,6 +194,11 @@ impl Poller {
         // Told before the bells look at who rests: who comes to rest meanwhile is found by them.
         self.news.send_replace(news.clone());
         self.bells.ring(&news);
+    }
+
+    /// All rounds as they come, the newest only.
+    pub(super) fn rounds(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Polls until `shutdown`, or until no slot listens any more.

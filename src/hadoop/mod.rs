@@ -49,12 +49,12 @@ pub enum Origin {
 }
 
 impl fmt::Display for Origin {
-    /// `default`, `/etc/hadoop/conf/core-site.xml:12`, or `stepdown`.
+    /// `default`, `/etc/hadoop/conf/core-site.xml:12`, or `hadoop.overrides`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
             Origin::File { file, line } => write!(f, "{}:{line}", file.display()),
-            Origin::Override => f.write_str("stepdown"),
+            Origin::Override => f.write_str("hadoop.overrides"),
         }
     }
 }

@@ -28,13 +28,7 @@ impl DriverBackend {
     }
 
     async fn load(&self) -> Result<Option<Arc<StatusFile>>, BackendError> {
-        self.board
-            .load(&self.job, self.slot)
-            .await
-            .map_err(|error| BackendError::Failed {
-                backend: "driver",
-                why: crate::marker::poll::error_chain(&error),
-            })
+        Ok(self.board.load(&self.job, self.slot).await?)
     }
 }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::control::DocumentError;
 use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
 use crate::storage::StorageUri;
 
@@ -108,6 +109,9 @@ pub enum BackendError {
         /// What happened, and what to do.
         why: String,
     },
+    /// The status files cannot be read.
+    #[error(transparent)]
+    Status(#[from] DocumentError),
     /// This backend has no such action.
     #[error("the {backend} backend cannot {action}")]
     Unsupported {

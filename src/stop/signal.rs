@@ -99,10 +99,7 @@ impl Backend for SignalBackend {
         match &self.options.source {
             AttemptSource::Known(attempt) => Ok(Some(attempt.clone())),
             AttemptSource::Status { board, job, slot } => {
-                let status = board
-                    .load(job, *slot)
-                    .await
-                    .map_err(|error| Self::failed(crate::marker::poll::error_chain(&error)))?;
+                let status = board.load(job, *slot).await?;
                 let Some(status) = status.filter(|status| status.phase != Phase::Ended) else {
                     return Ok(None);
                 };

@@ -115,10 +115,19 @@ struct Trouble {
 struct Entry {
     /// Time stamp in the last listing; none if it was not there.
     stamp: Option<Timestamp>,
+    /// Since when that is known; none if it was so at the first look.
+    since: Option<Instant>,
+    /// Whether it changed in the last listing: its slot is told once more after the next, since two
+    /// changes may have the same time stamp.
+    is_fresh: bool,
     /// What it said at a time stamp.
     read: Option<(Timestamp, Arc<StatusFile>)>,
     bell: Arc<Notify>,
 }
+
+/// Two changes within this time may have the same time stamp, so what was read of a file that has just
+/// changed is not kept.
+const STAMP_GRAIN: Duration = Duration::from_secs(2);
 
 /// How many status files are read at once: a start with thousands of jobs must not make the reads of
 /// each other time out.
@@ -168,7 +177,7 @@ impl StatusBoard {
     /// The status of a slot, if anyone wrote one, as of the last listing.
     ///
     /// # Errors
-    /// Storage errors; `Malformed`.
+    /// Storage errors; `NoControl`; `Malformed`.
     pub async fn load(
         &self,
         job: &JobName,
@@ -209,7 +218,13 @@ impl StatusBoard {
         };
         let file = Arc::new(file);
         let mut seen = self.seen.lock().await;
-        seen.entry_of(path.name()).read = Some((stamp, Arc::clone(&file)));
+        let entry = seen.entry_of(path.name());
+        if entry
+            .since
+            .is_none_or(|since| since.elapsed() >= STAMP_GRAIN)
+        {
+            entry.read = Some((stamp, Arc::clone(&file)));
+        }
         Ok(Some(file))
     }
 
@@ -236,16 +251,15 @@ impl StatusBoard {
         let listing = self.control.storage().list(&dir, Depth::Children).await;
         let entries = match listing {
             Ok(entries) => entries,
-            Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                let trouble = Trouble {
-                    kind: error.kind,
-                    text: crate::marker::poll::error_chain(&error),
-                };
-                seen.listed = Some((Instant::now(), Some(trouble)));
-                seen.ring_all();
-                return;
-            }
+            // Nobody has written one yet, if the directory is what it should be.
+            Err(error) if error.kind == ErrorKind::NotFound => match self.control.vouch().await {
+                Ok(()) => Vec::new(),
+                Err(error) => {
+                    let kind = error.storage_kind().unwrap_or(ErrorKind::Other);
+                    return seen.fail(kind, &error);
+                }
+            },
+            Err(error) => return seen.fail(error.kind, &error),
         };
         let had_trouble = matches!(seen.listed, Some((_, Some(_))));
         seen.take(&entries);
@@ -263,21 +277,37 @@ impl Seen {
 
     /// Takes the time stamps of a listing, which is sorted, and rings for what is not as it was.
     fn take(&mut self, listing: &[FileStat]) {
+        let now = Instant::now();
         for (name, entry) in &mut self.files {
             let found = listing.binary_search_by(|found| found.path.name().cmp(name));
             let found = found.ok().and_then(|at| listing.get(at));
             let stamp = found.map(|found| found.modified_at);
             if entry.stamp != stamp {
                 entry.stamp = stamp;
+                entry.since = Some(now);
+                entry.is_fresh = true;
                 entry.read = None;
+                entry.bell.notify_one();
+            } else if entry.is_fresh && entry.since.is_some_and(|at| now - at >= STAMP_GRAIN) {
+                entry.is_fresh = false;
                 entry.bell.notify_one();
             }
         }
+        let since = self.listed.is_some().then_some(now);
         for found in listing {
             if !self.files.contains_key(found.path.name()) {
-                self.entry_of(found.path.name()).stamp = Some(found.modified_at);
+                let entry = self.entry_of(found.path.name());
+                entry.stamp = Some(found.modified_at);
+                entry.since = since;
             }
         }
+    }
+
+    /// Notes that there was no listing, and has everybody told.
+    fn fail(&mut self, kind: ErrorKind, error: &dyn std::error::Error) {
+        let text = crate::marker::poll::error_chain(error);
+        self.listed = Some((Instant::now(), Some(Trouble { kind, text })));
+        self.ring_all();
     }
 
     fn ring_all(&self) {

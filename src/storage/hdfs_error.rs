@@ -112,6 +112,7 @@ impl fmt::Display for Failure {
                 "{error}: neither a known host nor a nameservice of the Hadoop configuration"
             ),
             Failure::Client(HdfsError::IOError(error)) => error.fmt(f),
+            Failure::Client(HdfsError::GSSAPIError(_, _, text)) => f.write_str(text),
             // Behind the words stand all the NameNode knows of each DataNode.
             Failure::Client(HdfsError::DataTransferError(text)) => {
                 f.write_str(text.split(": [").next().unwrap_or(text))

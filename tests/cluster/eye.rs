@@ -25,14 +25,21 @@ pub(crate) struct Eye {
 impl Eye {
     /// A client of the file system that the configuration in `conf_dir` has as its default.
     pub(crate) fn open(conf_dir: &Path) -> Result<Self> {
+        Self::build(ClientBuilder::new().with_config_dir(&*conf_dir.to_string_lossy()))
+    }
+
+    /// A client of the NameNode at `hdfs://host:port`, which does not try for long.
+    pub(crate) fn open_uri(uri: &str) -> Result<Self> {
+        let at_once = [("dfs.client.failover.max.attempts", "0")];
+        Self::build(ClientBuilder::new().with_url(uri).with_config(at_once))
+    }
+
+    fn build(builder: ClientBuilder) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let client = ClientBuilder::new()
-            .with_config_dir(&*conf_dir.to_string_lossy())
-            .with_io_runtime(runtime.handle().clone())
-            .build()?;
+        let client = builder.with_io_runtime(runtime.handle().clone()).build()?;
         Ok(Self { client, runtime })
     }
 
@@ -174,7 +181,7 @@ async fn write(client: &Client, path: &str, content: &str) -> Result<(), HdfsErr
     let options = WriteOptions::default().overwrite(true);
     let mut writer = client.create(path, options).await?;
     if !content.is_empty() {
-        writer.write_bytes(content.to_owned().into()).await?;
+        Box::pin(writer.write_bytes(content.to_owned().into())).await?;
     }
-    writer.close().await
+    Box::pin(writer.close()).await
 }

@@ -10,18 +10,34 @@ mod eye;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
+mod ha;
+#[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;
+#[cfg(test)]
+mod hdfs_kerberos;
 #[cfg(test)]
 mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
 #[cfg(test)]
+mod kerberos;
+#[cfg(test)]
+mod markers;
+#[cfg(test)]
 mod remote;
+#[cfg(test)]
+mod safety;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod takeover;
+#[cfg(test)]
+mod watch;
 #[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;
-#[cfg(test)]
-mod watch;

@@ -84,7 +84,8 @@ impl Remote {
         })
     }
 
-    fn init(self) -> Result<Self> {
+    /// Makes the control directory.
+    pub(crate) fn init(self) -> Result<Self> {
         let Self { place, eye, dir } = self;
         let place = place.init()?;
         Ok(Self { place, eye, dir })
@@ -183,10 +184,17 @@ impl Remote {
 
     /// Waits until `watch` has said of so many slots that they are armed.
     pub(crate) fn await_armed(&self, name: &str, slots: usize) -> Result<()> {
-        let armed = || self.log(name).matches(" armed ").count();
-        wait_until(SOON * 2, &format!("{slots} slots are armed"), || {
-            armed() >= slots
-        })
+        self.await_log_count(name, " armed ", slots)
+    }
+
+    /// Waits until a process of stepdown has logged `text` so many times.
+    pub(crate) fn await_log_count(&self, name: &str, text: &str, times: usize) -> Result<()> {
+        let count = || self.log(name).matches(text).count();
+        wait_until(
+            SOON * 2,
+            &format!("{text:?} is logged {times} times"),
+            || count() >= times,
+        )
         .with_context(|| self.log(name))
     }
 

@@ -136,10 +136,9 @@ impl Place {
             merge_keys(QUICK, watch)
         };
         let hook = format!("[\"sh\", \"-c\", '{HOOK}', \"{}\"]", self.text("hooks"));
-        let hooks: String = ["on-clean", "on-dirty", "on-unproven", "on-died", "on-alarm"]
-            .iter()
-            .map(|name| format!("{name} = {hook}\n"))
-            .collect();
+        let hooks = ["on-clean", "on-dirty", "on-unproven", "on-died", "on-alarm"]
+            .map(|name| format!("{name} = {hook}"))
+            .join("\n");
         let text = format!(
             "control = \"{}\"\n[hadoop]\n{}\n[watch]\n{watch}\n[hooks]\n{hooks}\n{jobs}\n",
             self.control, self.hadoop
@@ -231,6 +230,24 @@ impl Place {
     /// If it cannot be started.
     pub fn watch(&self, name: &str, env: &[(&str, &str)]) -> Result<Daemon> {
         self.start(name, ["watch".into()], env)
+    }
+
+    /// Starts `stepdown watch` as on a host of another name, its output in `<name>.log`.
+    ///
+    /// # Errors
+    /// If it cannot be started, for which root is needed.
+    pub fn watch_on_host(&self, host: &str, name: &str) -> Result<Daemon> {
+        const AS_HOST: &str = r#"hostname "$0" && exec "$@""#;
+        let unshare = ["--uts", "sh", "-c", AS_HOST, host].map(OsString::from);
+        let stepdown = [binary().as_os_str().to_owned()];
+        let args = self.global_args(["watch".into()]);
+        Daemon::start(&Launch {
+            name: format!("stepdown {name}"),
+            program: "unshare".into(),
+            args: unshare.into_iter().chain(stepdown).chain(args).collect(),
+            env: self.environment(&[]).collect(),
+            log: self.path(&format!("{name}.log")),
+        })
     }
 
     /// Starts `stepdown run` with `args` before the command, its output in `<name>.log`.
@@ -391,11 +408,8 @@ pub fn await_receipt_in(control: &Path, job: &str, count: usize) -> Result<Value
 fn merge_keys(keys: &str, more: &str) -> String {
     let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
     let replaced: Vec<String> = more.lines().map(name).collect();
-    keys.lines()
-        .filter(|line| !replaced.contains(&name(line)))
-        .chain(more.lines())
-        .map(|line| format!("{line}\n"))
-        .collect()
+    let kept = keys.lines().filter(|line| !replaced.contains(&name(line)));
+    kept.chain(more.lines()).collect::<Vec<_>>().join("\n")
 }
 
 fn binary() -> &'static Path {

@@ -14,6 +14,8 @@ mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
 mod imports;
@@ -29,3 +31,5 @@ mod stops;
 mod storage;
 #[cfg(test)]
 mod storage_flaws;
+#[cfg(test)]
+mod watchers;

@@ -1,10 +1,8 @@
 //! One stop from end to end on local disk: a marker goes, a real process is asked once, a receipt comes.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::place::{Place, SOON};
@@ -43,7 +41,8 @@ fn watched(name: &str, keys: &str, stop: &str, behaviour: &[&str]) -> Result<Wat
 }
 
 /// The ways in which operators take a marker away.
-const REMOVALS: &[(&str, fn(&Place) -> Result<()>)] = &[
+type Removal = (&'static str, fn(&Place) -> Result<()>);
+const REMOVALS: &[Removal] = &[
     ("rm", |place| place.remove("clicks")),
     ("marker rm", |place| {
         let marker = place.marker("clicks");

@@ -295,7 +295,7 @@ async fn stat(args: &StatArgs, app: &App, context: &mut Context) -> Result<Statu
             match load::<MarkerNote>(storage.as_ref(), &uri.path).await {
                 Ok(note) => Some(note),
                 // Any content will do for a marker; and it may have gone by now.
-                Err(DocumentError::Malformed { .. }) => None,
+                Err(DocumentError::Malformed { .. } | DocumentError::NoControl { .. }) => None,
                 Err(error) if error.storage_kind() == Some(ErrorKind::NotFound) => None,
                 Err(error) => {
                     tracing::warn!(%error, "the marker's content cannot be read");
