@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::CheckpointError;
 use super::contents::Contents;
 use super::finding::Finding;
-use super::load::{load_contents, location_of};
+use super::load::{load_contents, load_staged, location_of};
 use super::manifest::Manifest;
 use super::needs::needs;
 use super::plan::{Plan, PlanOptions, PlanRefused, Scope, Tally, plan_copy};
@@ -490,7 +490,8 @@ pub(super) async fn find_damage(
     place: &Place,
     dir: &StoragePath,
 ) -> Result<Vec<Finding>, CopyError> {
-    let contents = load_contents(place.storage.as_ref(), dir, At::Planned).await?;
+    // What names its own place in there names the destination already.
+    let contents = load_staged(place.storage.as_ref(), dir, &place.path, At::Planned).await?;
     let Ok(target) = super::target::choose_target(&contents, At::Planned) else {
         return Ok(Vec::new());
     };
