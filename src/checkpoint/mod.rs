@@ -5,6 +5,7 @@
 //! leaves version N+1 of the state.
 
 pub mod contents;
+pub mod copies;
 pub mod copy;
 pub mod diff;
 mod error;
