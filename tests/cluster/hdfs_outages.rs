@@ -404,3 +404,65 @@ fn a_host_that_vanishes_is_no_absence() -> Result<()> {
         })
     })
 }
+
+/// Connections of this machine to a port of its own.
+fn connections_to(port: u16) -> Result<usize> {
+    let table = std::fs::read_to_string("/proc/self/net/tcp")?;
+    let remote = format!(":{port:04X}");
+    let is_open = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields
+            .next()
+            .is_some_and(|address| address.ends_with(&remote))
+            && fields.next() == Some("01")
+    };
+    Ok(table.lines().filter(is_open).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_given_up_leave_no_connection() -> Result<()> {
+    let hdfs = Hdfs::builder().start()?;
+    let port = hdfs.namenode().port();
+    let before = connections_to(port)?;
+    for round in 0..5 {
+        let storage = open(hdfs.conf_dir(), SHORT);
+        write(
+            &*storage,
+            &path(&format!("/{round}")),
+            CreateMode::New,
+            b"x",
+        )
+        .await?;
+        storage.stat(&path("/")).await?;
+        assert!(
+            connections_to(port)? >= before + 2,
+            "one to poll and one to write"
+        );
+    }
+    wait_until_async(CALL, "the connections are closed", async || {
+        connections_to(port).is_ok_and(|open| open == before)
+    })
+    .await?;
+
+    // Clients that were replaced because they hung do not stay either.
+    let storage = open(hdfs.conf_dir(), SHORT);
+    storage.touch(&path("/m")).await?;
+    hdfs.namenode().suspend()?;
+    let epoch = storage.epoch();
+    let start = Instant::now();
+    while storage.epoch() < epoch + 4 {
+        let (read, changed) = (path("/"), path("/x"));
+        let _ = tokio::join!(storage.stat(&read), storage.touch(&changed));
+        assert!(
+            start.elapsed() < Duration::from_mins(2),
+            "clients are not replaced"
+        );
+    }
+    hdfs.namenode().resume()?;
+    answers(&storage, &path("/m")).await?;
+    wait_until_async(CALL, "only the newest connections are left", async || {
+        connections_to(port).is_ok_and(|open| open <= before + 2)
+    })
+    .await?;
+    Ok(())
+}
