@@ -9,11 +9,11 @@ TEST_FLAGS = --locked --features crash-points
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
-	$(CARGO) build --locked
-	STEPDOWN_BIN=$(CURDIR)/target/debug/stepdown scripts/demo
+	examples/demo/run.sh
 
 # Everything: format, lints, documentation, all tests, real servers included.
 test: lint
+	tests/setup.sh
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
 
 # Without servers.
@@ -22,6 +22,7 @@ test-unit:
 
 # Against servers that the tests start themselves, on free loopback ports.
 test-cluster:
+	tests/setup.sh
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --test cluster --no-fail-fast
 
 # Long counts, by hand; can be interrupted and goes on where it was.

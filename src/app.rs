@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::config::{self, AttemptFrom, Config, Job, JobSlot, Loaded, SignalStop, Stop};
 use crate::control::ControlDir;
 use crate::daemon::Daemon;
-use crate::daemon::hooks::Hooks;
+use crate::daemon::hooks::{HookPrograms, Hooks};
 use crate::daemon::poller::PollPolicy;
 use crate::daemon::slot::SlotSpec;
-use crate::daemon::watch::PlannedSlot;
+use crate::daemon::watch::{Fingerprint, PlannedSlot};
 use crate::hadoop::credentials::Login;
 use crate::hadoop::{ConfSource, HadoopConf, HadoopConfError};
 use crate::marker::{MarkerPolicy, Trigger};
-use crate::model::{JobName, Slot};
+use crate::model::Slot;
 use crate::process::{EndsWith, IdentityError, Signal, SignalTarget, identify, this_host};
 use crate::stop::Backend;
 use crate::stop::command::{CommandBackend, CommandOptions};
@@ -28,13 +28,20 @@ use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, S
 pub struct App {
     loaded: Loaded,
     storages: Storages,
+    /// The hooks of all jobs that name none of their own.
+    programs: Arc<HookPrograms>,
 }
 
 impl App {
     /// The parts as `loaded` says; nothing is connected or opened yet.
     pub fn new(loaded: Loaded) -> Self {
         let storages = Storages::new(storage_options(&loaded.config));
-        Self { loaded, storages }
+        let programs = hook_programs(&loaded.config.hooks);
+        Self {
+            loaded,
+            storages,
+            programs,
+        }
     }
 
     /// The configuration.
@@ -123,10 +130,10 @@ impl App {
         let spec = self.slot_spec(job, slot, of, None)?;
         let backend = backend(job, slot, of, board);
         let config = self.config();
-        let fingerprint = format!(
+        let fingerprint = Fingerprint::of(format_args!(
             "{:?} {:?} {:?} {slot} {:?} {:?}",
             config.control, config.hadoop, config.watch, job, of
-        );
+        ));
         Ok(PlannedSlot {
             spec: Arc::new(spec),
             control,
@@ -195,7 +202,15 @@ impl App {
             drain_interval: watch.drain_interval,
             attempt_interval: watch.attempt_interval,
             checkpoints,
-            hooks: hooks(&job.name, slot, &job.hooks),
+            hooks: Hooks {
+                job: job.name.clone(),
+                slot,
+                programs: if job.hooks == self.config().hooks {
+                    Arc::clone(&self.programs)
+                } else {
+                    hook_programs(&job.hooks)
+                },
+            },
         })
     }
 }
@@ -261,18 +276,16 @@ fn backend(job: &Job, slot: Slot, of: &JobSlot, board: &Arc<StatusBoard>) -> Arc
     }
 }
 
-fn hooks(job: &JobName, slot: Slot, hooks: &config::Hooks) -> Hooks {
+fn hook_programs(hooks: &config::Hooks) -> Arc<HookPrograms> {
     let words = |argv: &Option<config::Argv>| argv.as_ref().map(|argv| argv.words().to_vec());
-    Hooks {
-        job: job.clone(),
-        slot,
+    Arc::new(HookPrograms {
         on_clean: words(&hooks.on_clean),
         on_dirty: words(&hooks.on_dirty),
         on_unproven: words(&hooks.on_unproven),
         on_died: words(&hooks.on_died),
         on_alarm: words(&hooks.on_alarm),
         timeout: hooks.timeout,
-    }
+    })
 }
 
 /// The signal of the configuration as the kernel's.

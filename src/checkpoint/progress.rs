@@ -2,31 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::layout::{batch_of_name, is_dstreams_checkpoint};
+use super::contents::Identity;
+use super::layout::{DirectoryKind, batch_of_name, recognise};
+use super::load::{list_top, load_identity, present};
 use super::{CheckpointError, QueryId};
 use crate::model::BatchId;
-use crate::storage::{
-    Depth, ErrorKind, FileKind, FileStat, Storage, StorageError, StoragePath, StorageUri,
-};
-
-/// The names that only a Structured Streaming checkpoint has at its top.
-const QUERY_ENTRIES: [&str; 5] = ["metadata", "offsets", "commits", "sources", "state"];
-
-/// A `metadata` file has 45 bytes; anything far above is none.
-const MAX_METADATA_BYTES: u64 = 64 * 1024;
-
-/// Which kind of directory was found where a checkpoint was expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirectoryKind {
-    /// The checkpoint of a Structured Streaming query.
-    Query,
-    /// The checkpoint of a DStreams application; its progress is in serialized Java objects.
-    DStreams,
-    /// Nothing but hidden files: a query that never ran, or a wrong path.
-    Empty,
-    /// Entries, but none that a checkpoint has.
-    Foreign,
-}
+use crate::storage::{Depth, FileKind, FileStat, Storage, StoragePath};
 
 /// How far a query came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,27 +84,20 @@ pub async fn load_progress(
     storage: &dyn Storage,
     dir: &StoragePath,
 ) -> Result<Progress, CheckpointError> {
-    let top = match storage.list(dir, Depth::Children).await {
-        Ok(top) => top,
-        Err(e) if e.kind == ErrorKind::NotFound => {
-            let uri = StorageUri::new(storage.authority().clone(), dir.clone());
-            return Err(CheckpointError::Missing { uri });
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let directory = recognise(&top);
+    let top = list_top(storage, dir).await?;
+    let names: Vec<_> = top
+        .iter()
+        .map(|entry| (entry.path.name(), entry.kind == FileKind::Dir))
+        .collect();
+    let directory = recognise(dir.name(), &names);
     if directory != DirectoryKind::Query {
         return Ok(Progress::without_batches(directory));
     }
-    let metadata = present(
-        storage
-            .read_small(&dir.join("metadata"), MAX_METADATA_BYTES)
-            .await,
-    )?;
+    let identity = load_identity(storage, dir).await?;
     let commits = present(storage.list(&dir.join("commits"), Depth::Children).await)?;
     let offsets = present(storage.list(&dir.join("offsets"), Depth::Children).await)?;
     Ok(read_progress(
-        metadata.as_deref(),
+        &identity,
         &offsets.unwrap_or_default(),
         &commits.unwrap_or_default(),
     ))
@@ -134,7 +108,9 @@ pub fn judge(progress: &Progress) -> Proof {
     match progress.directory {
         DirectoryKind::Empty => return Proof::Empty,
         DirectoryKind::DStreams => return Proof::Unproven(Unproven::DStreams),
-        DirectoryKind::Foreign => return Proof::Unproven(Unproven::NotACheckpoint),
+        DirectoryKind::FileSink | DirectoryKind::Foreign => {
+            return Proof::Unproven(Unproven::NotACheckpoint);
+        }
         DirectoryKind::Query => {}
     }
     match (progress.last_planned, progress.last_committed) {
@@ -169,31 +145,13 @@ impl Progress {
     }
 }
 
-/// What the entries at the top of a directory say that it is.
-pub fn recognise(top: &[FileStat]) -> DirectoryKind {
-    let names = || top.iter().map(|entry| entry.path.name());
-    if names().any(|name| QUERY_ENTRIES.contains(&name)) {
-        DirectoryKind::Query
-    } else if names().any(is_dstreams_checkpoint) {
-        DirectoryKind::DStreams
-    } else if names().all(|name| name.starts_with('.')) {
-        DirectoryKind::Empty
-    } else {
-        DirectoryKind::Foreign
-    }
-}
-
-/// The progress that the content of `metadata` and the listings of `offsets/` and `commits/` show.
-pub fn read_progress(
-    metadata: Option<&[u8]>,
-    offsets: &[FileStat],
-    commits: &[FileStat],
-) -> Progress {
+/// The progress that the query id and the listings of `offsets/` and `commits/` show.
+pub fn read_progress(identity: &Identity, offsets: &[FileStat], commits: &[FileStat]) -> Progress {
     let mut progress = Progress::without_batches(DirectoryKind::Query);
-    match metadata.map(QueryId::from_metadata) {
-        Some(Ok(id)) => progress.query_id = Some(id),
-        Some(Err(damage)) => progress.metadata_damage = Some(damage.to_string()),
-        None => {}
+    match identity {
+        Identity::Known(id) => progress.query_id = Some(*id),
+        Identity::Damaged(damage) => progress.metadata_damage = Some(damage.to_string()),
+        Identity::Missing => {}
     }
     if let Some((batch, written_at)) = newest(offsets) {
         progress.last_planned = Some(batch);
@@ -205,15 +163,6 @@ pub fn read_progress(
         progress.committed_at = Some(written_at);
     }
     progress
-}
-
-/// Tells "the storage said that it is not there" from every other failure.
-fn present<T>(answer: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if e.kind == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 /// The batches that a listing of `offsets/` or `commits/` shows, in no order. Spark follows links.
@@ -242,6 +191,9 @@ fn has_gaps(listing: &[FileStat]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::InvalidQueryId;
+
+    const ID: &str = "c77e8c68-28a9-4bfb-877a-e29b6987550f";
 
     fn entry(path: &str, kind: FileKind, second: i64) -> FileStat {
         FileStat {
@@ -306,7 +258,7 @@ mod tests {
             (&["7"], &["7", "8"], ahead(8, Some(7))),
             (&[], &["3"], ahead(3, None)),
         ] {
-            let progress = read_progress(None, &listing(offsets), &listing(commits));
+            let progress = read_progress(&Identity::Missing, &listing(offsets), &listing(commits));
             assert_eq!(judge(&progress), proof, "{offsets:?} {commits:?}");
         }
     }
@@ -314,7 +266,7 @@ mod tests {
     #[test]
     fn times_are_those_of_the_newest_batch_and_gaps_are_seen() {
         let progress = read_progress(
-            Some(br#"{"id":"c77e8c68-28a9-4bfb-877a-e29b6987550f"}"#),
+            &Identity::Known(ID.parse().unwrap()),
             &listing(&["10", "8", "9"]),
             &listing(&["4", "6", "8", "9"]),
         );
@@ -323,14 +275,18 @@ mod tests {
         assert!(!progress.has_offset_gaps);
         assert_eq!(
             progress.query_id.map(|id| id.to_string()).as_deref(),
-            Some("c77e8c68-28a9-4bfb-877a-e29b6987550f")
+            Some(ID)
         );
-        assert!(read_progress(None, &listing(&["0", "3"]), &[]).has_offset_gaps);
+        assert!(read_progress(&Identity::Missing, &listing(&["0", "3"]), &[]).has_offset_gaps);
     }
 
     #[test]
     fn damaged_metadata_does_not_hide_the_batches() {
-        let progress = read_progress(Some(b""), &listing(&["1"]), &listing(&["1"]));
+        let progress = read_progress(
+            &Identity::Damaged(InvalidQueryId::Empty),
+            &listing(&["1"]),
+            &listing(&["1"]),
+        );
         assert_eq!(progress.query_id, None);
         assert_eq!(
             progress.metadata_damage.as_deref(),
@@ -343,26 +299,12 @@ mod tests {
     fn a_directory_with_a_batch_name_is_no_batch() {
         let mut offsets = listing(&["1"]);
         offsets.push(entry("/c/2", FileKind::Dir, 9));
-        let progress = read_progress(None, &offsets, &listing(&["1"]));
+        let progress = read_progress(&Identity::Missing, &offsets, &listing(&["1"]));
         assert_eq!(judge(&progress), Proof::Clean { batch: BatchId(1) });
     }
 
     #[test]
-    fn directories_are_recognised_by_their_top() {
-        for (names, kind) in [
-            (&[][..], DirectoryKind::Empty),
-            (&[".metadata.crc"], DirectoryKind::Empty),
-            (&["metadata"], DirectoryKind::Query),
-            (&["README", "offsets"], DirectoryKind::Query),
-            (
-                &["checkpoint-1795153035000", "receivedData"],
-                DirectoryKind::DStreams,
-            ),
-            (&["part-00000.parquet"], DirectoryKind::Foreign),
-            (&["clicks", "views"], DirectoryKind::Foreign),
-        ] {
-            assert_eq!(recognise(&listing(names)), kind, "{names:?}");
-        }
+    fn other_directories_prove_nothing() {
         assert_eq!(
             judge(&Progress::without_batches(DirectoryKind::DStreams)),
             Proof::Unproven(Unproven::DStreams)

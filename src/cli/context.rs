@@ -5,7 +5,7 @@ use super::log;
 use super::output::Output;
 use super::{Global, Kind};
 use crate::app::App;
-use crate::config::{Environment, Loaded, LogFormat, load};
+use crate::config::{Environment, Loaded, LogFormat, load, load_values};
 
 /// What every command has at hand.
 #[derive(Debug)]
@@ -47,6 +47,11 @@ impl Context {
     /// All problems of the configuration.
     pub fn load(&mut self) -> Result<Loaded> {
         let loaded = load(self.global.config.as_deref(), &self.environment)?;
+        self.begin_log(&loaded)?;
+        Ok(loaded)
+    }
+
+    fn begin_log(&mut self, loaded: &Loaded) -> Result<()> {
         let format = *self.log_format.get_or_insert(loaded.config.log.format);
         log::begin(
             &self.global,
@@ -58,7 +63,7 @@ impl Context {
         if let Some(file) = loaded.lookup.file() {
             tracing::debug!(file = %file.display(), "configuration read");
         }
-        Ok(loaded)
+        Ok(())
     }
 
     /// Reads the configuration, begins to log, and wires what it says.
@@ -66,6 +71,8 @@ impl Context {
     /// # Errors
     /// All problems of the configuration.
     pub fn open(&mut self) -> Result<App> {
-        Ok(App::new(self.load()?))
+        let loaded = load_values(self.global.config.as_deref(), &self.environment)?;
+        self.begin_log(&loaded)?;
+        Ok(App::new(loaded))
     }
 }

@@ -7,6 +7,7 @@ use crate::config::ConfigError;
 use crate::control::{DocumentError, LeaseError};
 use crate::daemon::ask::AskError;
 use crate::daemon::run::RunError;
+use crate::stop::BackendError;
 use crate::storage::{ErrorKind, InvalidUri, StorageError};
 
 /// How a command ended, as its exit code says it.
@@ -146,6 +147,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(AskError::MarkerUnknown { .. }) = cause.downcast_ref::<AskError>() {
         return Some(Exit::Unreachable);
     }
+    if let Some(DocumentError::NoControl { .. }) = cause.downcast_ref::<DocumentError>() {
+        return Some(Exit::Unreachable);
+    }
     if let Some(storage) = cause.downcast_ref::<StorageError>() {
         return Some(of_kind(storage.kind));
     }
@@ -157,7 +161,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
     if let Some(error) = cause.downcast_ref::<DocumentError>() {
         return match error {
             DocumentError::Storage(error) => Some(error),
-            DocumentError::Malformed { .. } => None,
+            DocumentError::Malformed { .. } | DocumentError::NoControl { .. } => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<LeaseError>() {
@@ -167,11 +171,15 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             LeaseError::Lost { .. } => None,
         };
     }
+    if let Some(BackendError::Status(error)) = cause.downcast_ref::<BackendError>() {
+        return Some(error);
+    }
     if let Some(error) = cause.downcast_ref::<AskError>() {
         return match error {
             AskError::Storage(error) => Some(error),
             AskError::Document(error) => Some(error),
-            AskError::Backend(_) | AskError::MarkerUnknown { .. } => None,
+            AskError::Backend(error) => Some(error),
+            AskError::MarkerUnknown { .. } => None,
         };
     }
     match cause.downcast_ref::<RunError>()? {

@@ -139,9 +139,15 @@ fn shared_places(config: &Config, warnings: &mut Warnings) {
     }
     // A marker within a checkpoint would be listed, copied and removed with it.
     for (section, _, slot) in slots(config) {
-        let inside = checkpoints.keys().find(|dir| {
-            dir.authority == slot.marker.authority && slot.marker.path.is_below(&dir.path)
-        });
+        let mut above = slot.marker.path.parent();
+        let mut inside = None;
+        while let Some(path) = above {
+            above = path.parent();
+            let dir = StorageUri::new(slot.marker.authority.clone(), path);
+            if checkpoints.contains_key(&dir) {
+                inside = Some(dir);
+            }
+        }
         if let Some(dir) = inside {
             warnings.add(
                 format!("{section}.marker"),
@@ -200,16 +206,15 @@ pub fn of_host(loaded: &Loaded, environment: &Environment) -> Vec<Warning> {
     if let Some(file) = loaded.lookup.file() {
         writable_by_others(file, &mut warnings);
     }
-    for (key, path) in [
-        ("hadoop.conf-dir", &config.hadoop.conf_dir),
-        ("hadoop.keytab", &config.hadoop.keytab),
-    ] {
-        if let Some(path) = path
-            && let Err(error) = fs::metadata(path)
-        {
-            let message = format!("{} cannot be read: {error}", path.display());
-            warnings.add(key, message, "correct the path, or the rights of this user");
-        }
+    if let Some(keytab) = &config.hadoop.keytab
+        && let Err(error) = fs::metadata(keytab)
+    {
+        let message = format!("{} cannot be read: {error}", keytab.display());
+        warnings.add(
+            "hadoop.keytab",
+            message,
+            "correct the path, or the rights of this user",
+        );
     }
     if let Some(keytab) = &config.hadoop.keytab
         && let Ok(found) = fs::metadata(keytab)

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::problem::{ConfigError, Place, Problem};
+use super::problem::{ConfigError, Lines, Problem};
 use super::read;
 use super::schema::Config;
-use super::section::{Account, Section, Setting};
+use super::section::{Account, Keep, Origin, Section, Setting};
 
 /// The file of the whole machine.
 pub const SYSTEM_FILE: &str = "/etc/stepdown/stepdown.toml";
@@ -74,7 +74,8 @@ pub struct Loaded {
     pub config: Config,
     /// The file they come from.
     pub lookup: Lookup,
-    /// Every key with its value and origin, in the order of the reference.
+    /// Every key with its value and origin, in the order of the reference; empty after
+    /// [`load_values`].
     pub settings: Vec<Setting>,
 }
 
@@ -98,6 +99,22 @@ pub fn default_files(environment: &Environment) -> Vec<PathBuf> {
 /// All problems found. A file that was named and is missing, and one that exists and cannot be read,
 /// is an error, never passed over.
 pub fn load(named: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+    load_keeping(named, environment, Keep::Settings)
+}
+
+/// As [`load`], without the account of every key, which nobody needs who only works by the values.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_values(named: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigError> {
+    load_keeping(named, environment, Keep::Nothing)
+}
+
+fn load_keeping(
+    named: Option<&Path>,
+    environment: &Environment,
+    keep: Keep,
+) -> Result<Loaded, ConfigError> {
     let lookup = match (named, environment.path("STEPDOWN_CONFIG")) {
         (Some(file), _) => Lookup::Option(file.to_owned()),
         (None, Some(file)) => Lookup::Variable(file),
@@ -107,7 +124,39 @@ pub fn load(named: Option<&Path>, environment: &Environment) -> Result<Loaded, C
         Some(file) => read_file(file, &lookup)?,
         None => String::new(),
     };
-    parse(&text, lookup, environment)
+    let loaded = parse_keeping(&text, lookup, environment, keep)?;
+    check_conf_dir(&loaded)?;
+    Ok(loaded)
+}
+
+/// A Hadoop configuration that the file names must be there. One that only `HADOOP_CONF_DIR` names is
+/// looked at when HDFS is needed: commands on local markers work without.
+fn check_conf_dir(loaded: &Loaded) -> Result<(), ConfigError> {
+    let key = "hadoop.conf-dir";
+    let setting = loaded.settings.iter().find(|setting| setting.key == key);
+    let Some(dir) = &loaded.config.hadoop.conf_dir else {
+        return Ok(());
+    };
+    // Where no account is kept the key has to do.
+    let place = match setting.map(|setting| &setting.origin) {
+        Some(Origin::File(place)) => Some(place.clone()),
+        Some(_) => return Ok(()),
+        None => None,
+    };
+    std::fs::read_dir(dir)
+        .map(drop)
+        .map_err(|error| ConfigError {
+            file: loaded.lookup.file().map(Path::to_owned),
+            problems: vec![Problem {
+                place,
+                key: key.to_owned(),
+                message: format!("{} cannot be read: {error}", dir.display()),
+                help: Some(
+                    "name the directory of core-site.xml and hdfs-site.xml, readable for the user that stepdown runs as"
+                        .to_owned(),
+                ),
+            }],
+        })
 }
 
 fn find(environment: &Environment) -> Result<Lookup, ConfigError> {
@@ -189,6 +238,15 @@ fn unreadable(error: &io::Error, lookup: &Lookup) -> (String, Option<String>) {
 /// # Errors
 /// All problems found.
 pub fn parse(text: &str, lookup: Lookup, environment: &Environment) -> Result<Loaded, ConfigError> {
+    parse_keeping(text, lookup, environment, Keep::Settings)
+}
+
+fn parse_keeping(
+    text: &str,
+    lookup: Lookup,
+    environment: &Environment,
+    keep: Keep,
+) -> Result<Loaded, ConfigError> {
     let (table, syntax) = DeTable::parse_recoverable(text);
     let fail = |problems| {
         Err(ConfigError {
@@ -198,11 +256,13 @@ pub fn parse(text: &str, lookup: Lookup, environment: &Environment) -> Result<Lo
     };
     if !syntax.is_empty() {
         // What stands in a file that is not TOML is a guess: its keys are not judged.
-        let mut problems: Vec<_> = syntax.iter().map(|e| syntax_problem(text, e)).collect();
+        let lines = Lines::of(text);
+        let told = syntax.iter().map(|e| syntax_problem(text, &lines, e));
+        let mut problems: Vec<_> = told.collect();
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         return fail(problems);
     }
-    let account = Account::new(text);
+    let account = Account::new(text, keep);
     let config = read::config(Section::top(&account, &table), environment);
     let (problems, settings) = account.close();
     if !problems.is_empty() {
@@ -215,11 +275,11 @@ pub fn parse(text: &str, lookup: Lookup, environment: &Environment) -> Result<Lo
     })
 }
 
-fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
+fn syntax_problem(text: &str, lines: &Lines<'_>, error: &toml::de::Error) -> Problem {
     let word = error.span().and_then(|span| text.get(span));
     let unquoted = error.message().starts_with("string values must be quoted");
     Problem {
-        place: error.span().map(|span| Place::of(text, &span)),
+        place: error.span().map(|span| lines.place(&span)),
         key: String::new(),
         message: format!("not TOML: {}", error.message()),
         help: word

@@ -18,7 +18,7 @@ pub mod reference;
 pub mod schema;
 mod section;
 
-pub use load::{Environment, Loaded, Lookup, load};
+pub use load::{Environment, Loaded, Lookup, load, load_values};
 pub use problem::{ConfigError, Place, Problem};
 pub use schema::{
     Argv, AttemptFrom, CommandStop, Config, EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level,

@@ -247,7 +247,7 @@ impl Argv {
 pub struct Hooks {
     /// After a stop proved clean.
     pub on_clean: Option<Argv>,
-    /// After a stop with a batch planned and not committed, or one that was not obeyed in time.
+    /// After a stop with a batch planned and not committed.
     pub on_dirty: Option<Argv>,
     /// After a stop with no checkpoint to prove it from.
     pub on_unproven: Option<Argv>,
@@ -425,7 +425,7 @@ pub struct SignalStop {
     pub target: SignalTarget,
     /// When the attempt counts as ended.
     pub ends_with: EndsWith,
-    /// Time after which a signal that had no effect is sent again.
+    /// Time after which a request of unknown fate is repeated.
     pub resend_after: Duration,
 }
 

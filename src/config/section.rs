@@ -2,6 +2,7 @@
 //! mistake its place. A key that nobody asked for is a mistake, too.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::key::{Key, Refusal};
-use super::problem::{Place, Problem};
+use super::problem::{Lines, Place, Problem};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,16 +46,26 @@ pub struct Setting {
 /// What was found while reading one text.
 #[derive(Debug)]
 pub(super) struct Account<'t> {
-    text: &'t str,
+    lines: Lines<'t>,
+    keep: Keep,
     found: RefCell<Found>,
+}
+
+/// What an account keeps beside the problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Every key with its value and origin.
+    Settings,
+    /// Nothing: with thousands of jobs the keys take more room than their values.
+    Nothing,
 }
 
 #[derive(Debug, Default)]
 struct Found {
     problems: Vec<(usize, Problem)>,
     settings: Vec<Setting>,
-    /// Every key that was asked for: section and name.
-    asked: Vec<(String, &'static str)>,
+    /// Every key that was asked for, with the first section in which it was.
+    asked: BTreeMap<&'static str, String>,
     unknown: Vec<Unknown>,
 }
 
@@ -67,9 +78,10 @@ struct Unknown {
 }
 
 impl<'t> Account<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(super) fn new(text: &'t str, keep: Keep) -> Self {
         Self {
-            text,
+            lines: Lines::of(text),
+            keep,
             found: RefCell::default(),
         }
     }
@@ -77,7 +89,7 @@ impl<'t> Account<'t> {
     /// Notes a problem at the byte range `at`, or of the file as a whole.
     pub(super) fn problem(&self, at: Option<&Range<usize>>, key: &str, refusal: Refusal) {
         let problem = Problem {
-            place: at.map(|span| Place::of(self.text, span)),
+            place: at.map(|span| self.lines.place(span)),
             key: key.to_owned(),
             message: refusal.message,
             help: refusal.help,
@@ -86,12 +98,12 @@ impl<'t> Account<'t> {
         self.found.borrow_mut().problems.push((order, problem));
     }
 
-    /// Notes the value of a key.
-    pub(super) fn setting(&self, key: String, value: Option<String>, origin: Origin) {
-        self.found
-            .borrow_mut()
-            .settings
-            .push(Setting { key, value, origin });
+    /// Notes the value of a key, if such notes are kept.
+    pub(super) fn setting(&self, setting: impl FnOnce() -> Setting) {
+        if self.keep == Keep::Settings {
+            let setting = setting();
+            self.found.borrow_mut().settings.push(setting);
+        }
     }
 
     /// Gives a key that was noted another value and origin.
@@ -115,7 +127,7 @@ impl<'t> Account<'t> {
             let at = stray.at.clone();
             let key = join(&stray.section, &stray.name);
             let problem = Problem {
-                place: Some(Place::of(self.text, &at)),
+                place: Some(self.lines.place(&at)),
                 key,
                 message: "unknown key".to_owned(),
                 help: advice(&stray, &asked),
@@ -130,16 +142,16 @@ impl<'t> Account<'t> {
 }
 
 /// What an unknown key was meant to be: a near name in its section, or a section that has it.
-fn advice(stray: &Unknown, asked: &[(String, &'static str)]) -> Option<String> {
+fn advice(stray: &Unknown, asked: &BTreeMap<&'static str, String>) -> Option<String> {
     if let Some(near) = nearest(&stray.name, stray.known.iter().copied()) {
         return Some(format!("did you mean {near:?}?"));
     }
-    let home = asked.iter().find(|(_, name)| *name == stray.name);
+    let home = asked.get_key_value(stray.name.as_str());
     match home {
-        Some((section, name)) if section.is_empty() => Some(format!(
+        Some((name, section)) if section.is_empty() => Some(format!(
             "{name:?} belongs above the first [section] of the file"
         )),
-        Some((section, name)) => Some(format!("{name:?} belongs under [{section}]")),
+        Some((name, section)) => Some(format!("{name:?} belongs under [{section}]")),
         None if stray.known.is_empty() => None,
         None => Some(format!("known here: {}", stray.known.join(", "))),
     }
@@ -261,8 +273,10 @@ impl<'a, 't> Section<'a, 't> {
 
     fn ask(&mut self, name: &'static str) {
         self.known.push(name);
-        let asked = (self.name.clone(), name);
-        self.account.found.borrow_mut().asked.push(asked);
+        let mut found = self.account.found.borrow_mut();
+        if !found.asked.contains_key(name) {
+            found.asked.insert(name, self.name.clone());
+        }
     }
 
     /// The value of the key with its place; `None` if it is missing or was refused (and noted).
@@ -270,7 +284,7 @@ impl<'a, 't> Section<'a, 't> {
         self.ask(name);
         let (_, value) = self.find(name)?;
         match T::read(value.get_ref()) {
-            Ok(read) => Some((read, Place::of(self.account.text, &value.span()))),
+            Ok(read) => Some((read, self.account.lines.place(&value.span()))),
             Err(refusal) => {
                 self.problem(name, refusal);
                 None
@@ -289,8 +303,11 @@ impl<'a, 't> Section<'a, 't> {
             Some((value, place)) => (Some(value), Origin::File(place)),
             None => (fallback, origin),
         };
-        let shown = value.as_ref().map(Key::show);
-        self.account.setting(self.key(name), shown, origin);
+        self.account.setting(|| Setting {
+            key: self.key(name),
+            value: value.as_ref().map(Key::show),
+            origin,
+        });
         value
     }
 
@@ -388,10 +405,12 @@ impl<'a, 't> Section<'a, 't> {
             let name = key.get_ref().as_ref();
             match String::read(value.get_ref()) {
                 Ok(text) => {
-                    let place = Place::of(self.account.text, &value.span());
-                    let full = format!("{}.{}", self.name, super::key::quote(name));
-                    self.account
-                        .setting(full, Some(text.show()), Origin::File(place));
+                    let place = self.account.lines.place(&value.span());
+                    self.account.setting(|| Setting {
+                        key: format!("{}.{}", self.name, super::key::quote(name)),
+                        value: Some(text.show()),
+                        origin: Origin::File(place),
+                    });
                     strings.push((name.to_owned(), text));
                 }
                 Err(refusal) => self.problem(name, refusal),

@@ -35,6 +35,16 @@ pub enum DocumentError {
         /// What is wrong with it.
         why: String,
     },
+    /// The directory is not the control directory that it should be: what is missing in it may be
+    /// elsewhere.
+    #[error(
+        "{uri} has no sentinel: it is no control directory, or what it lies on is not mounted; \
+         `stepdown init {uri}` makes one"
+    )]
+    NoControl {
+        /// The directory.
+        uri: StorageUri,
+    },
 }
 
 impl DocumentError {
@@ -42,7 +52,7 @@ impl DocumentError {
     pub fn storage_kind(&self) -> Option<ErrorKind> {
         match self {
             DocumentError::Storage(error) => Some(error.kind),
-            DocumentError::Malformed { .. } => None,
+            DocumentError::Malformed { .. } | DocumentError::NoControl { .. } => None,
         }
     }
 }

@@ -186,17 +186,15 @@ impl Lease {
         {
             let path = dir.join(&generation.to_string());
             let holder: Option<LeaseOwner> = document::load(storage, &path).await.ok();
-            if holder
+            // An earlier one of our own, left by a lost answer: a late release of it must not end the
+            // one that is taken now, so it is not taken up but superseded.
+            let own = holder
                 .as_ref()
-                .is_some_and(|holder| holder.instance == owner.instance)
-            {
-                // Our own write whose answer was lost.
-                return Ok(Acquired::Taken(Self::held(dir, generation)));
-            }
+                .is_some_and(|holder| holder.instance == owner.instance);
             let ended = holder
                 .as_ref()
                 .is_some_and(|h| (policy.owner_has_ended)(&h.process));
-            if !ended && !watch.is_silent(&standing, policy.ttl) {
+            if !own && !ended && !watch.is_silent(&standing, policy.ttl) {
                 return Ok(Acquired::Held {
                     generation,
                     owner: holder,
@@ -239,6 +237,12 @@ impl Lease {
     /// Whether a third of `ttl` has gone by since the last beat.
     pub fn is_beat_due(&self, ttl: Duration) -> bool {
         self.beaten_at.elapsed() >= ttl / 3
+    }
+
+    /// Whether the last beat is so new that nobody can have taken the lease over since: this process
+    /// may have been halted in the middle of anything.
+    pub fn is_sure(&self, ttl: Duration) -> bool {
+        self.beaten_at.elapsed() < ttl / 2
     }
 
     /// Says that the holder lives, checks that it is still the holder, and returns the storage's time.

@@ -12,7 +12,7 @@ mod sentinel;
 use std::sync::Arc;
 
 use crate::model::{JobName, Slot, StopId};
-use crate::storage::{self, Storage, StoragePath, StorageUri};
+use crate::storage::{self, ErrorKind, Storage, StoragePath, StorageUri};
 
 pub use document::{
     Document, DocumentError, FORMAT, Prepared, Saved, load, load_optional, prepare_new,
@@ -33,9 +33,13 @@ pub enum LeaseScope {
 /// A control directory: a storage and a root within it, with the names of all files below.
 ///
 /// The state that `run --marker URI` keeps beside a marker (`<marker>.stepdown/`) is a small control
-/// directory of the same shape.
+/// directory of the same shape. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct ControlDir {
+pub struct ControlDir(Arc<Place>);
+
+/// Where a control directory is.
+#[derive(Debug)]
+struct Place {
     storage: Arc<dyn Storage>,
     root: StoragePath,
 }
@@ -43,27 +47,27 @@ pub struct ControlDir {
 impl ControlDir {
     /// The control directory at `root`; nothing is read or made.
     pub fn new(storage: Arc<dyn Storage>, root: StoragePath) -> Self {
-        Self { storage, root }
+        Self(Arc::new(Place { storage, root }))
     }
 
     /// The storage it lies in.
     pub fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
+        &self.0.storage
     }
 
     /// Its root.
     pub fn root(&self) -> &StoragePath {
-        &self.root
+        &self.0.root
     }
 
     /// The URI of a path in it, for messages.
     pub fn uri(&self, path: &StoragePath) -> StorageUri {
-        StorageUri::new(self.storage.authority().clone(), path.clone())
+        StorageUri::new(self.0.storage.authority().clone(), path.clone())
     }
 
     /// Operators, jobs and rollouts touch and remove files here; one listing shows all.
     pub fn markers_dir(&self) -> StoragePath {
-        self.root.join("markers")
+        self.0.root.join("markers")
     }
 
     /// The marker of a slot, unless the config names another one.
@@ -73,7 +77,7 @@ impl ControlDir {
 
     /// Requests of operators.
     pub fn requests_dir(&self) -> StoragePath {
-        self.root.join("requests")
+        self.0.root.join("requests")
     }
 
     /// The request to start a slot again: a marker that was touched while its stop went on.
@@ -83,7 +87,7 @@ impl ControlDir {
 
     /// Status files of drivers and of `run`.
     pub fn status_dir(&self) -> StoragePath {
-        self.root.join("status")
+        self.0.root.join("status")
     }
 
     /// The status file of a slot.
@@ -93,7 +97,7 @@ impl ControlDir {
 
     /// What stepdown itself keeps of a job.
     pub fn state_dir(&self, job: &JobName) -> StoragePath {
-        self.root.join("state").join(job.as_str())
+        self.0.root.join("state").join(job.as_str())
     }
 
     /// The generations of one lease.
@@ -149,13 +153,28 @@ impl ControlDir {
             self.markers_dir(),
             self.requests_dir(),
             self.status_dir(),
-            self.root.join("state"),
+            self.0.root.join("state"),
         ] {
-            self.storage.create_dir_all(&dir).await?;
+            self.0.storage.create_dir_all(&dir).await?;
         }
-        let sentinel = Sentinel::ensure(self.storage.as_ref(), &self.root).await?;
-        Sentinel::ensure(self.storage.as_ref(), &self.markers_dir()).await?;
+        let sentinel = Sentinel::ensure(self.0.storage.as_ref(), &self.0.root).await?;
+        Sentinel::ensure(self.0.storage.as_ref(), &self.markers_dir()).await?;
         Ok(sentinel)
+    }
+
+    /// That the directory is the control directory: its sentinel is there. Where it is not, a file
+    /// that is missing says nothing (the disk may not be mounted), and nothing must be made in it.
+    ///
+    /// # Errors
+    /// `NoControl`; storage errors.
+    pub async fn vouch(&self) -> Result<(), DocumentError> {
+        match self.storage().stat(&Sentinel::path(self.root())).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => Err(DocumentError::NoControl {
+                uri: self.uri(self.root()),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes the folders in which stepdown keeps the state of one job; repeatable.
@@ -169,7 +188,7 @@ impl ControlDir {
             self.stops_dir(job),
             self.receipts_dir(job),
         ] {
-            self.storage.create_dir_all(&dir).await?;
+            self.0.storage.create_dir_all(&dir).await?;
         }
         Ok(())
     }

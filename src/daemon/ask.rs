@@ -18,7 +18,7 @@ use crate::model::AttemptId;
 use crate::stop::receipt::{Receipt, load_newest_receipt};
 use crate::stop::record::{Armed, load_armed, save_armed};
 use crate::stop::{BackendError, Freshness, Observation};
-use crate::storage::{Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{ErrorKind, Storage, StorageError, StoragePath, StorageUri};
 
 /// Why a slot could not be asked to stop. The attempt runs on.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ pub async fn request_by_marker(
     };
     let mut round = poll.poll().await;
     let armed = load_armed(&slot.control, &spec.job, spec.slot, attempt, &spec.marker).await?;
-    if armed.is_none() && trigger.asks(&round.sighting(0, None)) == Some(true) {
+    if armed.is_none() && trigger.asks(&round.sighting(0, trigger, None)) == Some(true) {
         // Never seen as it should be: what this command is asked for makes up for it.
         match trigger {
             Trigger::Disappears => {
@@ -94,7 +94,7 @@ pub async fn request_by_marker(
         round = poll.poll().await;
     }
     if armed.is_none() {
-        if let Sighting::Unknown(why) = round.sighting(0, None) {
+        if let Sighting::Unknown(why) = round.sighting(0, trigger, None) {
             return Err(unknown(&why));
         }
         let directory = round.guard.as_ref().map_err(unknown)?.clone();
@@ -164,7 +164,8 @@ pub enum MarkerWait {
     NeverSeen,
 }
 
-/// Waits until the marker is there (`Appears`), or was there and is gone (`Disappears`).
+/// Waits until the marker is there (`Appears`), or was there and is gone (`Disappears`). A storage that
+/// does not answer is waited for.
 ///
 /// # Errors
 /// Where the directory cannot be given a sentinel, so that no absence could be told.
@@ -176,7 +177,7 @@ pub async fn await_marker(
     sentinel_dir: &StoragePath,
 ) -> Result<MarkerWait, SentinelError> {
     if until == Trigger::Disappears {
-        Sentinel::ensure(poll.storage().as_ref(), sentinel_dir).await?;
+        await_sentinel(poll.storage().as_ref(), sentinel_dir, interval).await?;
     }
     let policy = MarkerPolicy {
         trigger: Trigger::Disappears,
@@ -188,12 +189,12 @@ pub async fn await_marker(
     let mut armed_in = None;
     loop {
         let round = poll.poll().await;
-        let sighting = round.sighting(0, armed_in.as_ref());
+        let sighting = round.sighting(0, policy.trigger, armed_in.as_ref());
         let mut pause = interval;
         match (&sighting, until) {
             (Sighting::Present(_), Trigger::Appears) => return Ok(MarkerWait::Present),
-            (_, Trigger::Appears) => {}
-            (_, Trigger::Disappears) => {
+            (Sighting::Absent, Trigger::Appears) => {}
+            (Sighting::Unknown(_), _) | (_, Trigger::Disappears) => {
                 if !state.is_armed() && sighting == Sighting::Absent {
                     never_seen += 1;
                     if never_seen >= policy.confirm {
@@ -221,11 +222,39 @@ pub async fn await_marker(
     }
 }
 
+/// Gives the directory its sentinel as soon as the storage takes it.
+async fn await_sentinel(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    interval: Duration,
+) -> Result<(), SentinelError> {
+    let mut told = false;
+    loop {
+        match Sentinel::ensure(storage, dir).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_passing(&error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("waiting for the storage: {}", error_chain(&error));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// Whether the storage may come to answer by itself. Credentials do not.
+fn is_passing(error: &DocumentError) -> bool {
+    error
+        .storage_kind()
+        .is_some_and(|kind| kind.is_unreachable() && kind != ErrorKind::Authentication)
+}
+
 /// The receipt of the slot's last stop, once nothing runs in the slot. `None` if nothing runs and
 /// nothing was ever confirmed.
 ///
 /// # Errors
-/// Where the receipts cannot be read.
+/// Where the receipts cannot be read, but for a storage that does not answer: that is waited for.
 pub async fn await_stopped(
     slot: &PlannedSlot,
     interval: Duration,
@@ -236,14 +265,18 @@ pub async fn await_stopped(
         match slot.backend.find_attempt().await {
             Ok(Some(attempt)) => seen = Some(attempt),
             Ok(None) => {
-                let newest = load_newest_receipt(&slot.control, &spec.job, spec.slot).await?;
+                let newest = load_newest_receipt(&slot.control, &spec.job, spec.slot).await;
                 match (&seen, newest) {
                     // The attempt that was seen to run must have its own receipt.
-                    (Some(attempt), Some(receipt)) if receipt.attempt == *attempt => {
+                    (Some(attempt), Ok(Some(receipt))) if receipt.attempt == *attempt => {
                         return Ok(Some(receipt));
                     }
-                    (None, newest) => return Ok(newest),
-                    (Some(_), _) => {}
+                    (None, Ok(newest)) => return Ok(newest),
+                    (Some(_), Ok(_)) => {}
+                    (_, Err(error)) if is_passing(&error) => {
+                        tracing::warn!("{}", error_chain(&error));
+                    }
+                    (_, Err(error)) => return Err(error.into()),
                 }
             }
             Err(error) => tracing::warn!("{}", error_chain(&error)),

@@ -63,6 +63,10 @@ impl Backend for ChildBackend {
         self.signal.await_change(attempt, at_most).await;
     }
 
+    async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration) {
+        self.signal.await_news(attempt, pace).await;
+    }
+
     async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
         self.signal.force(attempt, order).await
     }

@@ -1,6 +1,7 @@
 //! Hooks: the operator's programs that are told what happened.
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -15,13 +16,20 @@ use crate::storage::StorageUri;
 /// How many hooks run at once: a NameNode that does not answer is an alarm of every job.
 static AT_ONCE: Semaphore = Semaphore::const_new(8);
 
-/// The programs of one slot; each is a program and its arguments, run without a shell.
+/// The hooks of one slot.
 #[derive(Debug, Clone)]
 pub struct Hooks {
     /// The job, for the environment.
     pub job: JobName,
     /// The slot, for the environment.
     pub slot: Slot,
+    /// What is run; the same for all jobs that name none of their own.
+    pub programs: Arc<HookPrograms>,
+}
+
+/// The programs; each is a program and its arguments, run without a shell.
+#[derive(Debug, Clone)]
+pub struct HookPrograms {
     /// After a clean stop.
     pub on_clean: Option<Vec<String>>,
     /// After a dirty stop.
@@ -58,26 +66,29 @@ pub enum HookEvent<'a> {
 impl Hooks {
     /// No hooks.
     pub fn none(job: JobName, slot: Slot) -> Self {
-        Self {
-            job,
-            slot,
+        let programs = HookPrograms {
             on_clean: None,
             on_dirty: None,
             on_unproven: None,
             on_died: None,
             on_alarm: None,
             timeout: Duration::from_mins(1),
+        };
+        Self {
+            job,
+            slot,
+            programs: Arc::new(programs),
         }
     }
 
     fn select(&self, event: HookEvent<'_>) -> Option<(&'static str, &Vec<String>)> {
         let (name, argv) = match event {
-            HookEvent::Alarm { .. } => ("on-alarm", &self.on_alarm),
+            HookEvent::Alarm { .. } => ("on-alarm", &self.programs.on_alarm),
             HookEvent::Receipt { receipt, .. } => match (receipt.outcome, receipt.proof.verdict) {
-                (Outcome::Died, _) => ("on-died", &self.on_died),
-                (_, Verdict::Clean) => ("on-clean", &self.on_clean),
-                (_, Verdict::Dirty) => ("on-dirty", &self.on_dirty),
-                (_, Verdict::Unproven) => ("on-unproven", &self.on_unproven),
+                (Outcome::Died, _) => ("on-died", &self.programs.on_died),
+                (_, Verdict::Clean) => ("on-clean", &self.programs.on_clean),
+                (_, Verdict::Dirty) => ("on-dirty", &self.programs.on_dirty),
+                (_, Verdict::Unproven) => ("on-unproven", &self.programs.on_unproven),
             },
         };
         argv.as_ref().map(|argv| (name, argv))
@@ -120,7 +131,7 @@ impl Hooks {
         let Some(command) = self.command(name, argv, event) else {
             return;
         };
-        finish(name, command, self.timeout).await;
+        finish(name, command, self.programs.timeout).await;
     }
 
     /// As [`Hooks::run`], without waiting.
@@ -131,7 +142,7 @@ impl Hooks {
         let Some(command) = self.command(name, argv, event) else {
             return;
         };
-        tokio::spawn(finish(name, command, self.timeout));
+        tokio::spawn(finish(name, command, self.programs.timeout));
     }
 }
 

@@ -1,13 +1,14 @@
 //! One task for each directory with markers: polls it, tells all slots.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::marker::poll::{DirectoryPoll, Round, Why};
+use crate::marker::poll::{DirectoryPoll, Round, Sighting, Why};
 use crate::marker::watch::HintWatcher;
 use crate::storage::{Authority, DirIdentity};
 
@@ -29,18 +30,71 @@ pub struct PollPolicy {
 /// A slot's view of the poller of its directory.
 #[derive(Debug, Clone)]
 pub struct Sightings {
-    rounds: watch::Receiver<Arc<Round>>,
+    news: watch::Receiver<News>,
+    bell: Arc<Bell>,
     pokes: mpsc::Sender<Instant>,
     index: usize,
 }
 
+/// The last round, and the number of the directory that it was made in.
+#[derive(Debug, Clone)]
+pub(super) struct News {
+    pub(super) round: Arc<Round>,
+    /// Counts the directories that stood at the path, by their identities.
+    dir_number: u64,
+}
+
+/// How the poller wakes one slot, and whether it has to.
+///
+/// Thousands of slots look at the same round, and in nearly all of them nothing has changed: only
+/// those are woken that want every round, or whose marker or directory is not what they rest on.
+#[derive(Debug, Default)]
+struct Bell {
+    notify: Notify,
+    resting_on: AtomicU64,
+}
+
+/// The value of [`Bell::resting_on`] of a slot that wants every round.
+const EVERY_ROUND: u64 = 0;
+
+/// What a slot can rest on, as one number; none for what has to be looked at again.
+fn rest_code(sighting: &Sighting, dir_number: u64) -> Option<u64> {
+    let standing = match sighting {
+        Sighting::Present(_) => 1,
+        Sighting::Absent => 2,
+        Sighting::Unknown(_) => return None,
+    };
+    Some(dir_number << 2 | standing)
+}
+
 impl Sightings {
-    /// Waits for the next round and returns it. `None` when the poller has ended.
+    /// Waits for the next round that this slot has to see, and returns it. `None` when the poller has
+    /// ended. All rounds after it are told, until [`Sightings::rest_on`].
     ///
     /// Cancel-safe. A round that came while nobody waited is returned at once, the newest only.
     pub async fn next_round(&mut self) -> Option<Arc<Round>> {
-        self.rounds.changed().await.ok()?;
-        Some(Arc::clone(&self.rounds.borrow_and_update()))
+        self.bell.notify.notified().await;
+        self.attend();
+        self.news.has_changed().ok()?;
+        Some(Arc::clone(&self.news.borrow_and_update().round))
+    }
+
+    /// Has every round told from now on.
+    pub fn attend(&self) {
+        self.bell.resting_on.store(EVERY_ROUND, Ordering::SeqCst);
+    }
+
+    /// Has no further round told until the marker or its directory is another than in `round`, which
+    /// is the last one that was returned.
+    pub fn rest_on(&self, round: &Round) {
+        let news = self.news.borrow();
+        // A newer round is there, and its bell has rung: that one says whether to rest.
+        if std::ptr::eq(Arc::as_ptr(&news.round), round)
+            && let Some(marker) = round.markers.get(self.index)
+            && let Some(code) = rest_code(marker, news.dir_number)
+        {
+            self.bell.resting_on.store(code, Ordering::SeqCst);
+        }
     }
 
     /// Position of this slot's marker in a round.
@@ -55,27 +109,60 @@ impl Sightings {
     }
 }
 
+/// The bells of all slots. They ring once more when the poller ends.
+#[derive(Debug)]
+struct Bells(Vec<Arc<Bell>>);
+
+impl Bells {
+    fn ring(&self, news: &News) {
+        for (bell, marker) in self.0.iter().zip(&news.round.markers) {
+            let rests_on = bell.resting_on.load(Ordering::SeqCst);
+            if rests_on == EVERY_ROUND || rest_code(marker, news.dir_number) != Some(rests_on) {
+                bell.notify.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Bells {
+    fn drop(&mut self) {
+        for bell in &self.0 {
+            bell.notify.notify_one();
+        }
+    }
+}
+
 /// A poller that has not been started.
 #[derive(Debug)]
 pub struct Poller {
     poll: DirectoryPoll,
     policy: PollPolicy,
-    rounds: watch::Sender<Arc<Round>>,
     pokes: mpsc::Receiver<Instant>,
+    // Dropped in this order: who is woken at the end finds that there is no sender.
+    news: watch::Sender<News>,
+    bells: Bells,
 }
 
 impl Poller {
     /// A poller, and the views of `count` markers in the order in which `poll` has them.
     pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Vec<Sightings>) {
-        let none = Round {
-            guard: Err(Why::NotLooked),
-            markers: Vec::new(),
+        let none = News {
+            round: Arc::new(Round {
+                begun: Instant::now(),
+                guard: Err(Why::NotLooked),
+                markers: Vec::new(),
+            }),
+            dir_number: 0,
         };
-        let (rounds, receiver) = watch::channel(Arc::new(none));
+        let (news, receiver) = watch::channel(none);
         let (pokes, requests) = mpsc::channel(POKES);
-        let views = (0..count)
-            .map(|index| Sightings {
-                rounds: receiver.clone(),
+        let bells: Vec<_> = (0..count).map(|_| Arc::new(Bell::default())).collect();
+        let views = bells
+            .iter()
+            .enumerate()
+            .map(|(index, bell)| Sightings {
+                news: receiver.clone(),
+                bell: Arc::clone(bell),
                 pokes: pokes.clone(),
                 index,
             })
@@ -84,11 +171,34 @@ impl Poller {
             Poller {
                 poll,
                 policy,
-                rounds,
                 pokes: requests,
+                news,
+                bells: Bells(bells),
             },
             views,
         )
+    }
+
+    fn tell(&self, round: Round) {
+        let before = self.news.borrow().clone();
+        let moved = match (&before.round.guard, &round.guard) {
+            (Ok(before), Ok(now)) => before != now,
+            // Whether it is the same as before the trouble is for each slot to find out.
+            (Err(_), Ok(_)) => true,
+            (_, Err(_)) => false,
+        };
+        let news = News {
+            round: Arc::new(round),
+            dir_number: before.dir_number + u64::from(moved),
+        };
+        // Told before the bells look at who rests: who comes to rest meanwhile is found by them.
+        self.news.send_replace(news.clone());
+        self.bells.ring(&news);
+    }
+
+    /// All rounds as they come, the newest only.
+    pub(super) fn rounds(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Polls until `shutdown`, or until no slot listens any more.
@@ -99,8 +209,9 @@ impl Poller {
         loop {
             let begun = Instant::now();
             let round = self.poll.poll().await;
+            tracing::trace!(dir = %self.poll.dir(), known = round.guard.is_ok(), "round");
             self.renew_hints(&round, &hint_sender, &mut hinting);
-            self.rounds.send_replace(Arc::new(round));
+            self.tell(round);
             if wanted.is_some_and(|at| at <= begun) {
                 wanted = None;
             }
@@ -110,7 +221,7 @@ impl Poller {
                 let at = wanted.map_or(next, |at| at.min(next));
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = self.rounds.closed() => return,
+                    () = self.news.closed() => return,
                     () = tokio::time::sleep_until(at) => break,
                     hint = hints.recv() => {
                         if hint.is_some() {

@@ -14,13 +14,16 @@ use super::Daemon;
 use super::child_backend::ChildBackend;
 use super::crash_point::crash_point;
 use super::poller::{PollPolicy, Poller, Sightings};
+
 pub use super::run_error::RunError;
+use super::sentinel_keeper::SentinelKeeper;
 use super::signals::Signals;
 use super::slot::{Followed, SlotEngine, SlotSpec};
 use crate::control::{
     Acquired, ControlDir, DocumentError, Lease, LeaseError, LeaseOwner, LeaseScope, LeaseWatch,
-    Saved,
+    Saved, Sentinel,
 };
+use crate::marker::Trigger;
 use crate::marker::file::{MarkerNote, create_marker, remove_own_marker};
 use crate::marker::poll::{DirectoryPoll, GuardRecord, Round, Sighting, error_chain};
 use crate::model::AttemptId;
@@ -38,6 +41,7 @@ use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, save_armed};
 use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::{Phase, StatusFile, load_status, save_status};
+use crate::storage::DirIdentity;
 
 /// Pause between two tries at something that `run` cannot go on without.
 const RETRY: Duration = Duration::from_millis(500);
@@ -145,10 +149,17 @@ impl Runner {
 
     async fn set_up(&self) -> Result<(), RunError> {
         // A directory that is missing is a mistake in the marker's URI, not something to make.
-        if let Some(parent) = self.spec.marker.path.parent() {
-            self.spec.marker_storage.identify_dir(&parent).await?;
-        }
+        let storage = self.spec.marker_storage.as_ref();
+        let identity = match self.spec.marker.path.parent() {
+            Some(parent) => storage.identify_dir(&parent).await?,
+            None => DirIdentity::Unnumbered,
+        };
         self.control.ensure().await?;
+        // A local directory is known by its number, too.
+        match Sentinel::ensure(storage, &self.spec.sentinel_dir).await {
+            Err(error) if identity == DirIdentity::Unnumbered => return Err(error.into()),
+            Ok(_) | Err(_) => {}
+        }
         self.control
             .ensure_job(&self.spec.job, self.spec.slot)
             .await?;
@@ -270,7 +281,12 @@ impl Runner {
     fn start_poller(&self) -> Sightings {
         let (poller, mut views) = Poller::new(self.directory_poll(), self.options.poll, 1);
         let sightings = views.swap_remove(0);
-        tokio::spawn(poller.run(self.shutdown.clone()));
+        let keeper = SentinelKeeper::new(
+            Arc::clone(&self.spec.marker_storage),
+            self.spec.sentinel_dir.clone(),
+            self.options.poll.interval,
+        );
+        tokio::spawn(keeper.run(poller, self.shutdown.clone()));
         sightings
     }
 
@@ -349,7 +365,7 @@ impl Runner {
         tracing::info!(marker = %self.spec.marker, "waiting for the marker");
         let mut poll = self.directory_poll();
         loop {
-            if let Sighting::Present(_) = poll.poll().await.sighting(0, None) {
+            if let Sighting::Present(_) = poll.poll().await.sighting(0, Trigger::Disappears, None) {
                 return Ok(());
             }
             tokio::select! {
@@ -439,7 +455,7 @@ impl Runner {
             marker: self.spec.marker.to_string(),
             why,
         };
-        match (round.sighting(0, None), &round.guard) {
+        match (round.sighting(0, Trigger::Disappears, None), &round.guard) {
             (Sighting::Present(_), Ok(directory)) => Ok(directory.clone()),
             (Sighting::Present(_), Err(why)) => Err(unknown(why.to_string())),
             (Sighting::Unknown(why), _) => Err(unknown(why.to_string())),
@@ -607,7 +623,7 @@ impl Runner {
             () = tokio::time::sleep_until(at) => {}
         }
         loop {
-            match poll.poll().await.sighting(0, None) {
+            match poll.poll().await.sighting(0, Trigger::Disappears, None) {
                 Sighting::Present(_) => return true,
                 Sighting::Absent => {
                     tracing::info!("no restart: the marker was removed meanwhile");

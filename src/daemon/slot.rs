@@ -7,10 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Daemon;
 use super::alarm::{AlarmKind, Alarms};
+use super::flag::Flag;
 use super::hooks::Hooks;
 use super::poller::Sightings;
 use super::stopping::{Early, StopEnd};
@@ -20,12 +22,16 @@ use crate::marker::{MarkerPolicy, MarkerState, Sighting, Verdict};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::stop::decide::StopPolicy;
 use crate::stop::receipt::Receipt;
-use crate::stop::record::{Armed, Reason, StopRecord, load_armed, save_armed};
+use crate::stop::record::{Armed, Reason, StopRecord, load_armed, load_unconfirmed, save_armed};
 use crate::stop::{Backend, Freshness, Observation};
-use crate::storage::{Storage, StoragePath, StorageUri};
+use crate::storage::{ErrorKind, Storage, StoragePath, StorageUri};
 
 /// Pause before a failed read or write of the slot's own records is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How soon the marker of a new attempt is looked at; long enough that thousands of slots that begin
+/// together share their rounds.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 
 /// All that an engine has to know of its slot.
 #[derive(Debug)]
@@ -67,6 +73,28 @@ pub enum Followed {
     Interrupted,
 }
 
+/// What an engine remembers of the marker of the attempt that it follows.
+#[derive(Debug)]
+struct Watched {
+    marker: MarkerState,
+    armed_in: Option<GuardRecord>,
+    early: Option<Box<Early>>,
+    /// Rounds that began before this say nothing.
+    from: Instant,
+    /// Pause before the next look at the attempt.
+    pause: Duration,
+    /// Whether a try to save the armed record ended without an answer, so that it may be there.
+    unsure: bool,
+}
+
+/// What a look at an attempt comes to.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    Running,
+    Over,
+    Unknown,
+}
+
 /// The engine of one slot.
 #[derive(Debug)]
 pub struct SlotEngine {
@@ -78,8 +106,16 @@ pub struct SlotEngine {
     pub(super) alarms: Alarms,
     pub(super) instance: Uuid,
     pub(super) shutdown: CancellationToken,
-    /// Cancelled when someone else (a signal that `run` passed on) asked the attempt already.
-    pub(super) asked: CancellationToken,
+    /// Raised when someone else (a signal that `run` passed on) asked the attempt already.
+    pub(super) asked: Flag,
+    /// Raised when someone else (a second signal to `run`) killed the attempt.
+    pub(super) aborted: Flag,
+    /// Raised when the attempt is known to have been asked by this engine or by one before it.
+    pub(super) requested: Flag,
+    /// Attempts that ended, or may have, while no engine looked; none before they were looked for.
+    left_over: Option<Vec<AttemptId>>,
+    /// Since when the marker's directory has not been known for what it is.
+    unguarded: Option<Instant>,
     origin: Instant,
 }
 
@@ -102,19 +138,42 @@ impl SlotEngine {
             alarms: Alarms::default(),
             instance: Uuid::new_v4(),
             shutdown,
-            asked: CancellationToken::new(),
+            asked: Flag::default(),
+            aborted: Flag::default(),
+            requested: Flag::default(),
+            left_over: None,
+            unguarded: None,
             origin: Instant::now(),
         }
     }
 
     /// The token to cancel when the attempt was asked to stop by other means than this engine's.
     pub fn asked(&self) -> CancellationToken {
-        self.asked.clone()
+        self.asked.token()
     }
+
+    /// The token to cancel when the attempt was killed by other means than this engine's.
+    pub fn aborted(&self) -> CancellationToken {
+        self.aborted.token()
+    }
+
+    /// The token that is cancelled as soon as it is known that the attempt was asked.
+    pub fn requested(&self) -> CancellationToken {
+        self.requested.token()
+    }
+
+    /// What the log says of the slot. Made when there is something to say, and not kept: thousands of
+    /// idle slots have nothing to.
+    fn span(&self) -> tracing::Span {
+        let spec = &self.spec;
+        tracing::info_span!("slot", job = %spec.job, slot = %spec.slot, marker = %spec.marker)
+    }
+
+    // What is rare is boxed from here on, so that an engine that only waits is small.
 
     /// Follows one attempt of the slot after the other until the shutdown.
     pub async fn run(mut self) {
-        while let Some(attempt) = self.await_attempt().await {
+        while let Some(attempt) = Box::pin(self.await_attempt()).await {
             match Box::pin(self.follow(&attempt)).await {
                 Followed::Interrupted => return,
                 Followed::Receipt(_) => {
@@ -127,30 +186,92 @@ impl SlotEngine {
         }
     }
 
-    /// Waits until an attempt runs in the slot. `None` at the shutdown.
+    /// Waits until there is an attempt to follow: one that runs in the slot, or one that ended while
+    /// nobody looked and has no receipt yet. `None` at the shutdown.
     pub async fn await_attempt(&mut self) -> Option<AttemptId> {
         let mut failing: Option<Instant> = None;
         loop {
-            match self.backend.find_attempt().await {
-                Ok(found) => {
-                    failing = None;
-                    self.alarms.clear(AlarmKind::AttemptUnknown);
-                    if let Some(attempt) = found
-                        && !self.is_confirmed(&attempt).await
-                    {
-                        return Some(attempt);
-                    }
-                }
-                Err(error) => {
-                    let since = *failing.get_or_insert_with(Instant::now);
-                    let text = format!("it cannot be told what runs: {}", error_chain(&error));
-                    self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
-                }
+            let span = self.span();
+            let looked = Box::pin(self.look_for_attempt(&mut failing)).instrument(span);
+            if let Some(found) = looked.await {
+                return Some(found);
             }
-            if !self.pause(self.spec.attempt_interval).await {
-                return None;
+            let backend = &self.backend;
+            let interval = self.spec.attempt_interval;
+            let news = match failing {
+                None => backend.await_news(None, interval),
+                Some(_) => Box::pin(tokio::time::sleep(interval)),
+            };
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                () = news => {}
             }
         }
+    }
+
+    async fn look_for_attempt(&mut self, failing: &mut Option<Instant>) -> Option<AttemptId> {
+        match self.find_attempt().await {
+            Ok(found) => {
+                *failing = None;
+                self.alarms.clear(AlarmKind::AttemptUnknown);
+                found
+            }
+            Err(why) => {
+                let since = *failing.get_or_insert_with(Instant::now);
+                let text = format!("it cannot be told what runs: {why}");
+                self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
+                None
+            }
+        }
+    }
+
+    async fn find_attempt(&mut self) -> Result<Option<AttemptId>, String> {
+        if let Some(ended) = self.find_left_over().await? {
+            return Ok(Some(ended));
+        }
+        let found = self.backend.find_attempt().await;
+        let found = found.map_err(|error| error_chain(&error))?;
+        Ok(match found {
+            Some(attempt) if self.is_confirmed(&attempt).await => None,
+            other => other,
+        })
+    }
+
+    /// An attempt that was armed, has no receipt and is over: an engine before this one did not come
+    /// to write it. Those of which nothing can be told here are asked for again each time.
+    async fn find_left_over(&mut self) -> Result<Option<AttemptId>, String> {
+        let mut left = if let Some(left) = self.left_over.take() {
+            left
+        } else {
+            let _permit = self.daemon.writes.acquire().await;
+            load_unconfirmed(&self.control, &self.spec.job, self.spec.slot)
+                .await
+                .map_err(|error| error_chain(&error))?
+        };
+        let mut still = Vec::new();
+        let mut found = None;
+        while let Some(attempt) = left.pop() {
+            match self.backend.observe(&attempt, Freshness::Now).await {
+                Observation::Stopped { .. } | Observation::Restarted { .. } => {
+                    if !self.is_confirmed(&attempt).await {
+                        tracing::warn!(attempt = %attempt, "an earlier attempt ended unseen");
+                        found = Some(attempt);
+                        break;
+                    }
+                }
+                // It is found as the one that runs.
+                Observation::Running | Observation::Stopping => {}
+                Observation::Unknown { why } => {
+                    tracing::debug!(attempt = %attempt, "nothing is known of it here: {why}");
+                    if !self.is_confirmed(&attempt).await {
+                        still.push(attempt);
+                    }
+                }
+            }
+        }
+        left.extend(still);
+        self.left_over = Some(left);
+        Ok(found)
     }
 
     /// Whether the attempt has its receipt already: then what still shows it is out of date.
@@ -183,80 +304,135 @@ impl SlotEngine {
 
     /// Watches over `attempt` until it is over and its receipt is written, or until the shutdown.
     pub async fn follow(&mut self, attempt: &AttemptId) -> Followed {
-        let Some((armed, record)) = self.load_state(attempt).await else {
+        let span = self.span();
+        let state = Box::pin(self.load_state(attempt)).instrument(span).await;
+        let Some((armed, begun)) = state else {
             return Followed::Interrupted;
         };
-        tracing::info!(attempt = %attempt, armed = armed.is_some(), "following the attempt");
-        let mut marker = MarkerState::new(armed.is_some());
-        let mut armed_in = armed.map(|armed| armed.directory);
-        if record.steps.intent || record.steps.receipt {
-            // A stop that was begun before this process: whatever the marker says meanwhile.
-            match Box::pin(self.stop(attempt, Reason::Marker, armed_in.as_ref(), Early::default()))
-                .await
-            {
-                StopEnd::Receipt(receipt) => return Followed::Receipt(receipt),
-                StopEnd::Interrupted => return Followed::Interrupted,
-                StopEnd::Withdrawn => marker = MarkerState::new(true),
-            }
-        }
-        let mut early = Early::default();
-        let backend = Arc::clone(&self.backend);
-        let mut change = Box::pin(backend.await_change(attempt, self.spec.attempt_interval));
-        let mut unseen: Option<Instant> = None;
+        let mut watched = Watched {
+            marker: MarkerState::new(armed.is_some()),
+            armed_in: armed.map(|armed| armed.directory),
+            early: None,
+            from: Instant::now(),
+            pause: Duration::ZERO,
+            unsure: false,
+        };
+        // A stop that was begun before this process goes on whatever the marker says meanwhile.
+        let mut reason = begun.then_some(Reason::Marker);
         loop {
-            let reason = tokio::select! {
-                () = self.shutdown.cancelled() => {
-                    self.drop_early(early).await;
-                    return Followed::Interrupted;
-                }
-                () = self.asked.cancelled() => Reason::Signal,
-                () = &mut change => {
-                    let seen = self.backend.observe(attempt, Freshness::Recent).await;
-                    change.set(backend.await_change(attempt, self.spec.attempt_interval));
-                    match seen {
-                        Observation::Stopped { .. } | Observation::Restarted { .. } => Reason::None,
-                        Observation::Running | Observation::Stopping => {
-                            unseen = None;
-                            self.alarms.clear(AlarmKind::AttemptUnknown);
-                            continue;
-                        }
-                        Observation::Unknown { why } => {
-                            let since = *unseen.get_or_insert_with(Instant::now);
-                            let text = format!("it cannot be told whether the attempt runs: {why}");
-                            self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
-                            continue;
-                        }
-                    }
-                }
-                round = self.sightings.next_round() => {
-                    let Some(round) = round else {
-                        self.drop_early(early).await;
-                        return Followed::Interrupted;
-                    };
-                    if self.take_round(attempt, &round, &mut marker, &mut armed_in, &mut early).await {
-                        Reason::Marker
-                    } else {
-                        continue;
-                    }
-                }
+            let wanted = match reason.take() {
+                Some(reason) => Some(reason),
+                None => self.await_reason(attempt, &mut watched).await,
             };
-            let early = std::mem::take(&mut early);
-            match Box::pin(self.stop(attempt, reason, armed_in.as_ref(), early)).await {
+            let Some(wanted) = wanted else {
+                if let Some(early) = watched.early.take() {
+                    Box::pin(self.drop_early(*early)).await;
+                }
+                return Followed::Interrupted;
+            };
+            let early = watched
+                .early
+                .take()
+                .map_or_else(Early::default, |early| *early);
+            let armed_in = watched.armed_in.as_ref();
+            let span = self.span();
+            let stop = Box::pin(self.stop(attempt, wanted, armed_in, early));
+            match stop.instrument(span).await {
                 StopEnd::Receipt(receipt) => return Followed::Receipt(receipt),
                 StopEnd::Interrupted => return Followed::Interrupted,
-                StopEnd::Withdrawn => marker = MarkerState::new(true),
+                StopEnd::Withdrawn => {
+                    watched.marker = MarkerState::new(watched.marker.is_armed());
+                    watched.from = Instant::now();
+                    if wanted == Reason::None {
+                        // It looks like over and is not: not to be asked again at once.
+                        watched.pause = self.spec.attempt_interval;
+                    }
+                }
             }
         }
     }
 
-    /// Reads what is saved of the attempt, again and again until it can be read.
-    async fn load_state(&mut self, attempt: &AttemptId) -> Option<(Option<Armed>, StopRecord)> {
+    /// Watches the attempt and its marker until there is something to drive. `None` at the shutdown.
+    async fn await_reason(&mut self, attempt: &AttemptId, watched: &mut Watched) -> Option<Reason> {
+        let backend = Arc::clone(&self.backend);
+        let interval = self.spec.attempt_interval;
+        let watch = |after: Duration| {
+            let news = backend.await_news(Some(attempt), interval);
+            if after.is_zero() {
+                return news;
+            }
+            Box::pin(async move {
+                tokio::time::sleep(after).await;
+                news.await;
+            })
+        };
+        self.sightings.attend();
+        if !watched.marker.is_armed() {
+            // Until the marker is seen for this attempt, its removal means nothing.
+            self.sightings.poke(Instant::now() + FIRST_LOOK);
+        }
+        let mut change = watch(std::mem::take(&mut watched.pause));
+        let mut unseen: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return None,
+                () = self.asked.raised() => return Some(Reason::Signal),
+                () = &mut change => {
+                    let span = self.span();
+                    let seen = Box::pin(self.look_at(attempt, &mut unseen)).instrument(span).await;
+                    change = watch(match seen {
+                        Seen::Over => return Some(Reason::None),
+                        Seen::Running => Duration::ZERO,
+                        // What changed may be that it is over, and then it changes no more.
+                        Seen::Unknown => interval,
+                    });
+                }
+                round = self.sightings.next_round() => {
+                    let round = round?;
+                    // What was seen before the attempt was, or before its last stop was taken back,
+                    // says nothing of it.
+                    if round.begun < watched.from {
+                        continue;
+                    }
+                    let span = self.span();
+                    let taken = Box::pin(self.take_round(attempt, &round, watched));
+                    if taken.instrument(span).await {
+                        return Some(Reason::Marker);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One look at the attempt that is followed.
+    async fn look_at(&mut self, attempt: &AttemptId, unseen: &mut Option<Instant>) -> Seen {
+        match self.backend.observe(attempt, Freshness::Recent).await {
+            Observation::Stopped { .. } | Observation::Restarted { .. } => Seen::Over,
+            Observation::Running | Observation::Stopping => {
+                *unseen = None;
+                self.alarms.clear(AlarmKind::AttemptUnknown);
+                Seen::Running
+            }
+            Observation::Unknown { why } => {
+                let since = *unseen.get_or_insert_with(Instant::now);
+                let text = format!("it cannot be told whether the attempt runs: {why}");
+                self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
+                Seen::Unknown
+            }
+        }
+    }
+
+    /// Reads what is saved of the attempt, again and again until it can be read: whether it was armed,
+    /// and whether its stop was begun.
+    async fn load_state(&mut self, attempt: &AttemptId) -> Option<(Option<Armed>, bool)> {
         let since = Instant::now();
         loop {
             match self.try_load_state(attempt).await {
-                Ok(state) => {
+                Ok((armed, record)) => {
                     self.alarms.clear(AlarmKind::RecordFailed);
-                    return Some(state);
+                    let armed_before = armed.is_some();
+                    tracing::info!(%attempt, armed = armed_before, "following the attempt");
+                    return Some((armed, record.steps.intent || record.steps.receipt));
                 }
                 Err(error) => {
                     let text = format!("its records cannot be read: {}", error_chain(&error));
@@ -275,10 +451,15 @@ impl SlotEngine {
     ) -> Result<(Option<Armed>, StopRecord), crate::control::DocumentError> {
         let spec = &self.spec;
         let _permit = self.daemon.writes.acquire().await;
+        // Without its sentinel the directory may be another one, and "not armed" would be no answer.
+        self.control.vouch().await?;
         self.control.ensure_job(&spec.job, spec.slot).await?;
         let armed = load_armed(&self.control, &spec.job, spec.slot, attempt, &spec.marker).await?;
         let stop_id = attempt.stop_id(spec.slot);
         let record = StopRecord::load(&self.control, &spec.job, &stop_id).await?;
+        if record.steps.requested {
+            self.requested.raise();
+        }
         Ok((armed, record))
     }
 
@@ -287,29 +468,40 @@ impl SlotEngine {
         &mut self,
         attempt: &AttemptId,
         round: &Round,
-        marker: &mut MarkerState,
-        armed_in: &mut Option<GuardRecord>,
-        early: &mut Early,
+        watched: &mut Watched,
     ) -> bool {
-        let sighting = round.sighting(self.sightings.index(), armed_in.as_ref());
-        let at = self.origin.elapsed();
-        match marker.decide(&sighting, at, &self.spec.marker_policy) {
+        let policy = self.spec.marker_policy;
+        if watched.unsure && !watched.marker.is_armed() {
+            self.see_armed(attempt, watched).await;
+        }
+        let armed_in = watched.armed_in.as_ref();
+        let sighting = round.sighting(self.sightings.index(), policy.trigger, armed_in);
+        let at = round.begun.saturating_duration_since(self.origin);
+        if watched.marker.is_armed() && self.stands(&sighting) {
+            self.check_guard(round);
+        }
+        match watched.marker.decide(&sighting, at, &policy) {
             Verdict::Watch => {
-                if !early.is_empty() && !marker.is_asked() {
-                    self.drop_early(std::mem::take(early)).await;
+                if !watched.marker.is_asked()
+                    && let Some(early) = watched.early.take()
+                {
+                    self.drop_early(*early).await;
                 }
-                let moved = matches!(&round.guard, Ok(now) if armed_in.as_ref() != Some(now));
-                if marker.is_armed() && moved && self.stands(&sighting) {
+                let moved = matches!(&round.guard, Ok(now) if armed_in != Some(now));
+                if watched.marker.is_armed() && moved && self.stands(&sighting) {
                     // It is seen in a directory that is not the one on record: arm it there.
-                    self.arm(attempt, round, marker, armed_in).await;
+                    self.arm(attempt, round, watched).await;
+                } else if watched.marker.is_settled() && round.guard.is_ok() {
+                    self.sightings.rest_on(round);
                 }
             }
-            Verdict::Arm => self.arm(attempt, round, marker, armed_in).await,
+            Verdict::Arm => self.arm(attempt, round, watched).await,
             Verdict::LookAgainAt(when) => {
                 self.sightings.poke(self.origin + when);
                 // What the stop will need is made ready while the confirmation is waited for.
-                if early.is_empty() {
-                    *early = Box::pin(self.prepare(attempt)).await;
+                if watched.early.is_none() {
+                    let early = self.prepare(attempt).await;
+                    watched.early = (!early.is_empty()).then(|| Box::new(early));
                 }
             }
             Verdict::StopWanted => return true,
@@ -331,17 +523,43 @@ impl SlotEngine {
         false
     }
 
+    /// Looks whether the record was saved after all.
+    async fn see_armed(&mut self, attempt: &AttemptId, watched: &mut Watched) {
+        let spec = &self.spec;
+        let armed = load_armed(&self.control, &spec.job, spec.slot, attempt, &spec.marker).await;
+        if let Ok(Some(armed)) = armed {
+            tracing::info!(marker = %spec.marker, "armed");
+            watched.armed_in = Some(armed.directory);
+            watched.marker.set_armed();
+            self.alarms.clear(AlarmKind::Unprotected);
+        }
+    }
+
+    /// A marker that is there says nothing of whether its removal would be noticed.
+    fn check_guard(&mut self, round: &Round) {
+        match &round.guard {
+            Ok(_) => {
+                if self.unguarded.take().is_some() {
+                    self.alarms.clear(AlarmKind::Unprotected);
+                }
+            }
+            Err(why) => {
+                let since = *self.unguarded.get_or_insert_with(Instant::now);
+                let text = format!(
+                    "the job is unprotected: marker {} is there, but its removal would not be \
+                     noticed: {why}",
+                    self.spec.marker
+                );
+                self.alarm_if_late(AlarmKind::Unprotected, since, &text);
+            }
+        }
+    }
+
     fn stands(&self, sighting: &Sighting) -> bool {
         self.spec.marker_policy.trigger.asks(sighting) == Some(false)
     }
 
-    async fn arm(
-        &mut self,
-        attempt: &AttemptId,
-        round: &Round,
-        marker: &mut MarkerState,
-        armed_in: &mut Option<GuardRecord>,
-    ) {
+    async fn arm(&mut self, attempt: &AttemptId, round: &Round, watched: &mut Watched) {
         let saved = match &round.guard {
             Ok(directory) => {
                 let armed = Armed {
@@ -354,17 +572,20 @@ impl SlotEngine {
                 save_armed(&self.control, &self.spec.job, self.spec.slot, &armed)
                     .await
                     .map(|()| directory.clone())
-                    .map_err(|error| error_chain(&error))
+                    .map_err(|error| {
+                        watched.unsure = error.storage_kind() == Some(ErrorKind::OutcomeUnknown);
+                        error_chain(&error)
+                    })
             }
             Err(why) => Err(why.to_string()),
         };
         match saved {
             Ok(directory) => {
-                if !marker.is_armed() {
+                if !watched.marker.is_armed() {
                     tracing::info!(marker = %self.spec.marker, "armed");
                 }
-                *armed_in = Some(directory);
-                marker.set_armed();
+                watched.armed_in = Some(directory);
+                watched.marker.set_armed();
                 self.alarms.clear(AlarmKind::Unprotected);
             }
             Err(why) => {

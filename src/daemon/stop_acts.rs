@@ -19,7 +19,7 @@ use crate::stop::receipt::{How, Receipt, load_receipt, save_receipt};
 use crate::stop::record::{Reason, StopRecord};
 use crate::stop::retention::{KEEP_RECEIPTS, remove_old_records};
 use crate::stop::{Observation, StopOrder};
-use crate::storage::{ErrorKind, StorageUri};
+use crate::storage::StorageUri;
 
 impl SlotEngine {
     pub(super) async fn is_protected(
@@ -27,13 +27,7 @@ impl SlotEngine {
         attempt: &AttemptId,
         armed_in: Option<&GuardRecord>,
     ) -> bool {
-        self.backend.reports_running(attempt).await
-            && self
-                .spec
-                .marker_policy
-                .trigger
-                .asks(&self.look(armed_in).await)
-                != Some(true)
+        self.backend.reports_running(attempt).await && self.look_now(armed_in).await != Look::Asks
     }
 
     /// One look at the marker, by itself.
@@ -49,7 +43,8 @@ impl SlotEngine {
             vec![path.name().to_owned()],
             self.daemon.boot_id.clone(),
         );
-        poll.poll().await.sighting(0, armed_in)
+        let trigger = self.spec.marker_policy.trigger;
+        poll.poll().await.sighting(0, trigger, armed_in)
     }
 
     /// The look after the intent, by the server that shows the intent: one that was cut off from the
@@ -68,7 +63,7 @@ impl SlotEngine {
         if same_storage {
             match self.spec.marker_storage.stat(&path).await {
                 Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => return Ok(Look::Unknown),
+                // Also where it is only not there any more: an error has the record read again.
                 Err(error) => return Err(error.into()),
             }
         }
@@ -109,18 +104,21 @@ impl SlotEngine {
             }
             Next::SaveRequesting => {
                 drive.check_lease(storage.as_ref()).await?;
-                drive.request = match drive.record.save_requesting().await? {
-                    Saved::Created if drive.reason == Reason::Signal => Request::Done,
+                let asking = self.asking(attempt, drive.generation());
+                drive.request = match drive.record.save_requesting(&asking).await? {
+                    _ if drive.reason == Reason::Signal => Request::Done,
                     Saved::Created => Request::Due,
                     Saved::Exists => Request::Inherited(Instant::now()),
                 };
-                drive.asked = Some(Instant::now());
+                drive.asked.get_or_insert_with(Instant::now);
                 crash_point("requesting-saved");
             }
             Next::Request => {
+                drive.fence(storage.as_ref(), self.spec.lease_ttl).await?;
                 let order = self.order(attempt, drive.generation());
                 self.backend.request_stop(attempt, &order).await?;
                 drive.request = Request::Done;
+                self.requested.raise();
                 crash_point("requested");
                 tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
             }
@@ -140,6 +138,7 @@ impl SlotEngine {
                 crash_point("killing-saved");
             }
             Next::Kill => {
+                drive.fence(storage.as_ref(), self.spec.lease_ttl).await?;
                 self.backend
                     .force(attempt, &self.order(attempt, drive.generation()))
                     .await?;
@@ -195,7 +194,12 @@ impl SlotEngine {
         if drive.record.steps.intent {
             return self.look_after_intent(attempt, armed_in).await;
         }
-        Ok(self.read_look(&self.look(armed_in).await))
+        Ok(self.look_now(armed_in).await)
+    }
+
+    /// One look at the marker, as far as it bears on a stop.
+    pub(super) async fn look_now(&self, armed_in: Option<&GuardRecord>) -> Look {
+        self.read_look(&self.look(armed_in).await)
     }
 
     fn read_look(&self, sighting: &Sighting) -> Look {
@@ -242,8 +246,11 @@ impl SlotEngine {
         armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
     ) -> Result<Receipt, StepError> {
-        let ended_at = Timestamp::now();
-        let drained_for = drive.draining_for();
+        // Of the first time: a receipt that can only be written later does not make the drain longer.
+        let draining_for = drive.draining_for();
+        let (ended_at, drained_for) = *drive
+            .ended
+            .get_or_insert_with(|| (Timestamp::now(), draining_for));
         let stop_id = attempt.stop_id(self.spec.slot);
         // Once more from the storage, for the time stamps of what this process wrote.
         drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
@@ -253,13 +260,9 @@ impl SlotEngine {
         } else {
             None
         };
-        let start_requested = steps.latched && drive.reason != Reason::Signal && {
-            self.spec
-                .marker_policy
-                .trigger
-                .asks(&self.look(armed_in).await)
-                == Some(false)
-        };
+        let signalled = drive.reason == Reason::Signal;
+        let start_requested =
+            steps.latched && !signalled && self.look_now(armed_in).await == Look::Withdrawn;
         if start_requested {
             let request = self.control.start_request(&self.spec.job, &stop_id);
             self.control.storage().touch(&request).await?;
@@ -283,13 +286,15 @@ impl SlotEngine {
             restarted_as,
             reason: match (outcome, intent) {
                 (_, Some(intent)) => intent.reason,
-                (Outcome::Stopped, None) => Reason::Marker,
-                (Outcome::Died | Outcome::Restarted, None) => Reason::None,
+                (Outcome::Stopped | Outcome::Restarted, None) => drive.reason,
+                (Outcome::Died, None) => Reason::None,
             },
             how: match outcome {
-                _ if steps.killing => How::Killed,
+                _ if steps.killing || self.aborted.is_raised() => How::Killed,
                 Outcome::Died => How::ByItself,
-                _ if !steps.requesting && !self.backend.drains_itself() => How::ByItself,
+                _ if !steps.requesting && !signalled && !self.backend.drains_itself() => {
+                    How::ByItself
+                }
                 _ if drained_for > self.spec.stop_policy.drain_deadline => How::DrainedLate,
                 Outcome::Stopped | Outcome::Restarted => How::Drained,
             },
@@ -298,7 +303,7 @@ impl SlotEngine {
             start_requested,
             latched_at: drive.record.latched_at,
             ended_at,
-            drain_seconds: steps.requesting.then_some(drained_for.as_secs_f64()),
+            drain_seconds: (steps.requesting || signalled).then_some(drained_for.as_secs_f64()),
             generation: drive.generation(),
             backend: self.backend.name().to_owned(),
             host: self.daemon.host.clone(),

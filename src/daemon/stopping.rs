@@ -5,18 +5,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::Daemon;
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
 use super::slot::SlotEngine;
 use crate::control::{
-    Acquired, DocumentError, Lease, LeaseError, LeasePolicy, LeaseWatch, Prepared,
+    Acquired, DocumentError, Lease, LeaseError, LeasePolicy, LeaseWatch, Prepared, inspect_lease,
 };
 use crate::marker::poll::{GuardRecord, error_chain};
 use crate::model::{AttemptId, Generation};
 use crate::process::{EndsWith, ProcessState, observe};
 use crate::stop::decide::{Act, AttemptState, Look, Next, Situation, decide};
 use crate::stop::receipt::Receipt;
-use crate::stop::record::{Intent, Reason, StopRecord};
+use crate::stop::record::{Asking, Intent, Reason, StopRecord};
 use crate::stop::{BackendError, Freshness, Observation};
 use crate::storage::{StorageError, StoragePath};
 
@@ -91,6 +92,10 @@ pub(super) struct Drive {
     pub(super) observation: Observation,
     /// The record has to be read again before anything is decided by it.
     pub(super) is_stale: bool,
+    /// Another held the lease meanwhile, so what led to this stop was seen a while ago.
+    waited: bool,
+    /// When the attempt was seen to be over, and how long it had drained then.
+    pub(super) ended: Option<(Timestamp, Duration)>,
 }
 
 /// State of the request in this process.
@@ -234,19 +239,26 @@ impl SlotEngine {
                 Err(StepError::Lease(error @ LeaseError::Lost { .. })) => {
                     tracing::warn!("{error}; following what the new holder does");
                     drive.lease = None;
+                    drive.look_again();
+                    if let Some(prepared) = drive.prepared.take() {
+                        // It names a generation that is over.
+                        prepared.discard(self.control.storage().as_ref()).await;
+                    }
                     Flow::Wait
                 }
                 Err(error) => {
                     let since = *failing.get_or_insert_with(Instant::now);
                     self.alarm_if_late(error.alarm(), since, &error_chain(&error));
-                    // What the failed step found may not be what is there.
+                    // What the failed step found may not be what is there, neither of the record nor
+                    // of the marker.
                     drive.is_stale = true;
+                    drive.look_again();
                     Flow::Wait
                 }
             };
             match flow {
                 Flow::Go => {}
-                Flow::Wait => self.await_drain(attempt, &drive).await,
+                Flow::Wait => self.await_drain(attempt, &drive, failing.is_some()).await,
                 Flow::End(end) => {
                     if let Some(prepared) = drive.prepared.take() {
                         prepared.discard(self.control.storage().as_ref()).await;
@@ -262,19 +274,20 @@ impl SlotEngine {
         }
     }
 
-    /// Waits for the next look at the attempt.
-    async fn await_drain(&self, attempt: &AttemptId, drive: &Drive) {
-        let over = matches!(
+    /// Waits for the next look at the attempt. Only while its end is what is waited for may it cut the
+    /// wait short: one that is over stays over, and what else is waited for needs its time.
+    async fn await_drain(&self, attempt: &AttemptId, drive: &Drive, failing: bool) {
+        let runs = matches!(
             drive.observation,
-            Observation::Stopped { .. } | Observation::Restarted { .. }
+            Observation::Running | Observation::Stopping
         );
         let change = async {
-            if over {
-                tokio::time::sleep(self.spec.drain_interval).await;
-            } else {
+            if runs && drive.lease.is_some() && !failing {
                 self.backend
                     .await_change(attempt, self.spec.drain_interval)
                     .await;
+            } else {
+                tokio::time::sleep(self.spec.drain_interval).await;
             }
         };
         tokio::select! {
@@ -289,16 +302,16 @@ impl SlotEngine {
         armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
     ) -> Result<Flow, StepError> {
-        if self.asked.is_cancelled() && drive.reason != Reason::Signal {
+        if self.asked.is_raised() && drive.reason != Reason::Signal {
             drive.signalled();
         }
-        if drive.lease.is_none() && !self.take_over(attempt, drive).await? {
-            return self.end_with_receipt(attempt).await;
+        if drive.lease.is_none()
+            && let Some(flow) = self.take_over(attempt, armed_in, drive).await?
+        {
+            return Ok(flow);
         }
-        if drive.is_stale {
-            let stop_id = attempt.stop_id(self.spec.slot);
-            drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
-            drive.is_stale = false;
+        if drive.is_stale && self.read_again(attempt, drive).await? == Record::Withdrawn {
+            return Ok(Flow::End(StopEnd::Withdrawn));
         }
         if let Some(lease) = drive.lease.as_mut()
             && lease.is_beat_due(self.spec.lease_ttl)
@@ -306,13 +319,12 @@ impl SlotEngine {
             lease.beat(self.control.storage().as_ref()).await?;
         }
         drive.observation = self.backend.observe(attempt, Freshness::Now).await;
-        if drive.reason == Reason::None
-            && matches!(
-                drive.observation,
-                Observation::Running | Observation::Stopping
-            )
-        {
-            // It was seen as over, and is not: nobody asked for anything.
+        let is_over = matches!(
+            drive.observation,
+            Observation::Stopped { .. } | Observation::Restarted { .. }
+        );
+        if drive.reason == Reason::None && !is_over && !drive.record.steps.latched {
+            // It was seen as over, and is not or cannot be told to be: nobody asked for anything.
             return Ok(Flow::End(StopEnd::Withdrawn));
         }
         let situation = Situation {
@@ -329,6 +341,7 @@ impl SlotEngine {
             draining_for: drive.draining_for(),
             protected: false,
             drains_itself: self.backend.drains_itself(),
+            signalled: drive.reason == Reason::Signal,
         };
         let mut next = decide(&situation, &self.spec.stop_policy);
         if matches!(next, Next::SaveKilling | Next::Kill)
@@ -345,53 +358,148 @@ impl SlotEngine {
         self.execute(next, attempt, armed_in, drive).await
     }
 
-    /// Takes the lease, reads again how far the stop has come, and sets the clocks of the drain.
+    /// Takes the lease, reads again how far the stop has come, and sets the clocks of the drain. What
+    /// to do instead where the lease is not to be had, or what was wanted is out of date.
     async fn take_over(
         &mut self,
         attempt: &AttemptId,
+        armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
-    ) -> Result<bool, StepError> {
-        if !drive.record.steps.receipt {
-            self.backend.check_reach(attempt)?;
+    ) -> Result<Option<Flow>, StepError> {
+        if !drive.record.steps.receipt
+            && let Err(error) = self.backend.check_reach(attempt)
+        {
+            return self
+                .follow_others(attempt, armed_in, drive, error)
+                .await
+                .map(Some);
         }
-        let mut lease = match self.try_lease(&mut drive.lease_watch).await? {
+        let lease = match self.try_lease(&mut drive.lease_watch).await? {
             Acquired::Taken(lease) => lease,
             Acquired::Held { generation, owner } => {
                 tracing::debug!(%generation, ?owner, "another stepdown drives this stop");
-                return Ok(false);
+                drive.waited = true;
+                if !self.requested.is_raised() {
+                    self.see_requested(attempt, drive).await?;
+                }
+                return self.end_with_receipt(attempt).await.map(Some);
             }
         };
+        let lease = drive.lease.insert(lease);
         drive.record = StopRecord::load(
             &self.control,
             &self.spec.job,
             &attempt.stop_id(self.spec.slot),
         )
         .await?;
-        drive.inherit();
-        if let Some(asked_at) = drive.record.asked_at {
+        if drive.record.steps.requesting {
             let now = lease.beat(self.control.storage().as_ref()).await?;
-            let intent = drive.record.load_intent().await?;
-            drive.carried = self.carried(asked_at, now, intent.as_ref(), &drive.record);
+            drive.carried = self.carried(now, &drive.record).await?;
             drive.asked = Some(Instant::now());
             tracing::info!(
                 drained_for_s = drive.carried.as_secs(),
                 "taking up a stop that was begun before"
             );
         }
-        drive.lease = Some(lease);
-        Ok(true)
+        drive.is_stale = false;
+        drive.inherit();
+        drive.look_again();
+        let steps = drive.record.steps;
+        if steps.requested {
+            self.requested.raise();
+        }
+        if drive.waited && drive.reason == Reason::Marker && !steps.intent && !steps.receipt {
+            // The other took its stop back, or never came to it: what was confirmed before is old.
+            return Ok(Some(Flow::End(StopEnd::Withdrawn)));
+        }
+        Ok(None)
     }
 
-    /// Drain time that went by before this process took the stop up: the difference of two time
-    /// stamps of the storage, but nothing where its clock and a host's were too far apart, then or
-    /// now: a clock that jumps must not kill a job early.
-    fn carried(
+    /// Notices that another asked the attempt.
+    async fn see_requested(&self, attempt: &AttemptId, drive: &mut Drive) -> Result<(), StepError> {
+        let stop_id = attempt.stop_id(self.spec.slot);
+        drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
+        if drive.record.steps.requested {
+            self.requested.raise();
+        }
+        Ok(())
+    }
+
+    /// What to do about an attempt that only another host can ask: follow its receipt, or go back to
+    /// watching if the marker is back.
+    async fn follow_others(
         &self,
-        asked_at: Timestamp,
-        now: Timestamp,
-        intent: Option<&Intent>,
-        record: &StopRecord,
-    ) -> Duration {
+        attempt: &AttemptId,
+        armed_in: Option<&GuardRecord>,
+        drive: &mut Drive,
+        out_of_reach: BackendError,
+    ) -> Result<Flow, StepError> {
+        if let flow @ Flow::End(_) = self.end_with_receipt(attempt).await? {
+            return Ok(flow);
+        }
+        let stop_id = attempt.stop_id(self.spec.slot);
+        drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
+        if !drive.record.steps.latched
+            && drive.reason != Reason::Signal
+            && self.look_now(armed_in).await == Look::Withdrawn
+        {
+            return Ok(Flow::End(StopEnd::Withdrawn));
+        }
+        let held = inspect_lease(self.control.storage().as_ref(), &self.lease_dir()).await?;
+        match held {
+            Some((generation, _)) => {
+                tracing::debug!(%generation, "another stepdown drives this stop");
+                Ok(Flow::Wait)
+            }
+            None => Err(out_of_reach.into()),
+        }
+    }
+
+    /// Reads the record after something has failed: whose acts are there, and whether another took the
+    /// stop back.
+    async fn read_again(
+        &self,
+        attempt: &AttemptId,
+        drive: &mut Drive,
+    ) -> Result<Record, StepError> {
+        let had_intent = drive.record.steps.intent;
+        let stop_id = attempt.stop_id(self.spec.slot);
+        drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
+        if matches!(drive.request, Request::None) && drive.record.steps.requesting {
+            let ours = drive
+                .record
+                .load_asking()
+                .await?
+                .is_some_and(|asking| asking.instance == self.instance);
+            drive.inherit();
+            if ours && !drive.record.steps.requested {
+                drive.request = Request::Due;
+            }
+            drive.asked = Some(Instant::now());
+        }
+        drive.is_stale = false;
+        let steps = drive.record.steps;
+        Ok(if had_intent && !steps.intent && !steps.receipt {
+            Record::Withdrawn
+        } else {
+            Record::Stands
+        })
+    }
+
+    /// Drain time that went by before this process took the stop up.
+    ///
+    /// Where the same boot of the same host asked, its monotonic clock tells. Else it is the difference
+    /// of two time stamps of the storage, but nothing where its clock and a host's were too far apart,
+    /// then or now: a clock that jumps must not kill a job early.
+    async fn carried(&self, now: Timestamp, record: &StopRecord) -> Result<Duration, StepError> {
+        let asking = record.load_asking().await?;
+        if let Some(asking) = &asking
+            && asking.host == self.daemon.host
+            && asking.boot_id == self.daemon.boot_id
+        {
+            return Ok(Daemon::uptime().saturating_sub(asking.uptime));
+        }
+        let intent = record.load_intent().await?;
         let limit = self.spec.max_clock_skew;
         let apart = |a: Timestamp, b: Timestamp| a.duration_since(b).unsigned_abs();
         let skewed_now = apart(Timestamp::now(), now) > limit;
@@ -405,10 +513,34 @@ impl SlotEngine {
                  the stop began: the drain deadline starts anew",
                 limit.as_secs()
             );
-            return Duration::ZERO;
+            return Ok(Duration::ZERO);
         }
-        Duration::try_from(now.duration_since(asked_at)).unwrap_or(Duration::ZERO)
+        let elapsed = record.asked_at.map(|asked_at| now.duration_since(asked_at));
+        Ok(elapsed
+            .and_then(|elapsed| Duration::try_from(elapsed).ok())
+            .unwrap_or(Duration::ZERO))
     }
+
+    /// What is written before the attempt is asked.
+    pub(super) fn asking(&self, attempt: &AttemptId, generation: Generation) -> Asking {
+        Asking {
+            stop_id: attempt.stop_id(self.spec.slot),
+            generation,
+            instance: self.instance,
+            host: self.daemon.host.clone(),
+            boot_id: self.daemon.boot_id.clone(),
+            uptime: Daemon::uptime(),
+        }
+    }
+}
+
+/// What reading the record again came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Record {
+    /// The stop goes on from what is there.
+    Stands,
+    /// Another took it back before it was irrevocable.
+    Withdrawn,
 }
 
 impl Drive {
@@ -428,9 +560,18 @@ impl Drive {
                 why: "no look yet".to_owned(),
             },
             is_stale: false,
+            waited: false,
+            ended: None,
         };
         drive.inherit();
         drive
+    }
+
+    /// What the marker said may not be true any more: it is looked at again before the latch.
+    fn look_again(&mut self) {
+        if self.reason != Reason::Signal {
+            self.look = Look::Unknown;
+        }
     }
 
     /// Takes what is on the storage as another's acts of unknown fate.
@@ -457,13 +598,26 @@ impl Drive {
     fn signalled(&mut self) {
         self.reason = Reason::Signal;
         self.look = Look::Asks;
-        if matches!(self.request, Request::Due) {
+        self.asked.get_or_insert_with(Instant::now);
+        if self.record.steps.requesting {
             self.request = Request::Done;
         }
     }
 
     pub(super) fn generation(&self) -> Generation {
         self.lease.as_ref().map_or(Generation(0), Lease::generation)
+    }
+
+    /// Makes sure that the lease is still ours right before an act that no file can take back.
+    pub(super) async fn fence(
+        &mut self,
+        storage: &dyn crate::storage::Storage,
+        ttl: Duration,
+    ) -> Result<(), LeaseError> {
+        match &mut self.lease {
+            Some(lease) if !lease.is_sure(ttl) => lease.beat(storage).await.map(drop),
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) async fn check_lease(

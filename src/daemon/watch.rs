@@ -5,23 +5,42 @@
 //! knows is on the storage, one that is started again goes on where the one before it was.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::Daemon;
 use super::poller::{PollPolicy, Poller};
+use super::sentinel_keeper::SentinelKeeper;
 use super::slot::{SlotEngine, SlotSpec};
-use crate::control::{ControlDir, Sentinel};
-use crate::marker::poll::{DirectoryPoll, error_chain};
+use crate::control::ControlDir;
+use crate::marker::poll::DirectoryPoll;
 use crate::stop::Backend;
 use crate::storage::{Authority, Storage, StoragePath};
 
-/// Pause before the sentinel of a directory is tried again.
-const SENTINEL_RETRY: Duration = Duration::from_secs(10);
+/// Digest of what something was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; blake3::OUT_LEN]);
+
+impl Fingerprint {
+    /// The digest of anything that shows all of itself in its debug text, which is not kept.
+    pub fn of(shown: fmt::Arguments<'_>) -> Self {
+        struct Sink(blake3::Hasher);
+        impl fmt::Write for Sink {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.update(text.as_bytes());
+                Ok(())
+            }
+        }
+        let mut sink = Sink(blake3::Hasher::new());
+        // The sink takes everything.
+        let _infallible = fmt::write(&mut sink, shown);
+        Self(*sink.0.finalize().as_bytes())
+    }
+}
 
 /// One slot to watch.
 #[derive(Debug, Clone)]
@@ -32,8 +51,8 @@ pub struct PlannedSlot {
     pub control: ControlDir,
     /// How it is stopped.
     pub backend: Arc<dyn Backend>,
-    /// The configuration that all this was made from, as text: two equal ones need no restart.
-    pub fingerprint: String,
+    /// Digest of the configuration that all this was made from: two equal ones need no restart.
+    pub fingerprint: Fingerprint,
 }
 
 /// One directory with the slots whose markers lie in it.
@@ -50,7 +69,7 @@ type GroupKey = (Authority, StoragePath);
 
 #[derive(Debug)]
 struct Running {
-    fingerprint: String,
+    fingerprint: Fingerprint,
     stop: CancellationToken,
     tasks: tokio::task::JoinHandle<()>,
 }
@@ -182,13 +201,13 @@ impl Watcher {
 }
 
 impl Group {
-    fn fingerprint(&self) -> String {
-        let mut text = format!("{:?}", self.policy);
+    fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&Fingerprint::of(format_args!("{:?}", self.policy)).0);
         for slot in &self.slots {
-            text.push('\n');
-            text.push_str(&slot.fingerprint);
+            hasher.update(&slot.fingerprint.0);
         }
-        text
+        Fingerprint(*hasher.finalize().as_bytes())
     }
 
     async fn run(
@@ -214,21 +233,10 @@ impl Group {
             daemon.boot_id.clone(),
         );
         let (poller, views) = Poller::new(poll, self.policy, self.slots.len());
+        let keeper = SentinelKeeper::new(self.storage, self.sentinel_dir, self.policy.interval);
         let mut tasks = JoinSet::new();
-        tasks.spawn(poller.run(stop.clone()));
-        tasks.spawn(place_sentinel(
-            self.storage,
-            self.sentinel_dir,
-            self.policy.interval.min(SENTINEL_RETRY),
-            stop.clone(),
-        ));
+        tasks.spawn(keeper.run(poller, stop.clone()));
         for (slot, sightings) in self.slots.into_iter().zip(views) {
-            let span = tracing::info_span!(
-                "slot",
-                job = %slot.spec.job,
-                slot = %slot.spec.slot,
-                marker = %slot.spec.marker
-            );
             let engine = SlotEngine::new(
                 daemon.clone(),
                 slot.spec,
@@ -237,7 +245,7 @@ impl Group {
                 sightings,
                 stop.clone(),
             );
-            tasks.spawn(engine.run().instrument(span));
+            tasks.spawn(engine.run());
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended
@@ -250,40 +258,4 @@ impl Group {
             }
         }
     }
-}
-
-/// Puts the sentinel into a directory, so that its absence tells a replaced one.
-async fn place_sentinel(
-    storage: Arc<dyn Storage>,
-    dir: StoragePath,
-    retry: Duration,
-    stop: CancellationToken,
-) {
-    loop {
-        match Sentinel::ensure(storage.as_ref(), &dir).await {
-            Ok(_) => return,
-            Err(error) if error.storage_kind().is_some_and(is_lasting) => {
-                tracing::warn!(
-                    %dir,
-                    "no sentinel can be placed, so a replaced directory is harder to tell: {}",
-                    error_chain(&error)
-                );
-                return;
-            }
-            Err(error) => {
-                tracing::error!(%dir, "no sentinel yet: {}", error_chain(&error));
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(retry) => {}
-        }
-    }
-}
-
-fn is_lasting(kind: crate::storage::ErrorKind) -> bool {
-    matches!(
-        kind,
-        crate::storage::ErrorKind::PermissionDenied | crate::storage::ErrorKind::Unsupported
-    )
 }

@@ -97,7 +97,8 @@ async fn control_checks(app: &App, control: &ControlDir, probes: Probes) -> Vec<
         Err(error) => {
             let check = match error {
                 crate::control::DocumentError::Storage(error) => unusable(name, &error),
-                malformed @ crate::control::DocumentError::Malformed { .. } => Check::fail(
+                malformed @ (crate::control::DocumentError::Malformed { .. }
+                | crate::control::DocumentError::NoControl { .. }) => Check::fail(
                     name,
                     chain(&malformed),
                     "this is no control directory of this version of stepdown",

@@ -1,9 +1,11 @@
 //! Whether stepdown can work here: checks as data, each with what to do.
 //!
-//! [`host`] looks at this host and the configuration, [`control`] at the storages that the
-//! configuration names, and tries what stepdown will have to do there.
+//! [`host`] looks at this host and the configuration, [`hadoop`] at the Hadoop configuration and the
+//! credentials, [`control`] at the storages that the configuration names, where it tries what stepdown
+//! will have to do.
 
 pub mod control;
+pub mod hadoop;
 pub mod host;
 
 use serde::Serialize;

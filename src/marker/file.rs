@@ -53,7 +53,9 @@ pub async fn remove_own_marker(
     match load::<MarkerNote>(storage, path).await {
         Ok(note) if note.run_id == run_id => Ok(storage.delete_file(path).await?),
         // Another run's, an operator's touch, or not JSON at all.
-        Ok(_) | Err(DocumentError::Malformed { .. }) => Ok(Removal::Absent),
+        Ok(_) | Err(DocumentError::Malformed { .. } | DocumentError::NoControl { .. }) => {
+            Ok(Removal::Absent)
+        }
         Err(DocumentError::Storage(error)) if error.kind == ErrorKind::NotFound => {
             Ok(Removal::Absent)
         }

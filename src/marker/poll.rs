@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::state::Trigger;
 use crate::control::Sentinel;
 use crate::storage::{
     Depth, DirIdentity, ErrorKind, FileStat, Storage, StorageError, StoragePath, StorageUri,
@@ -15,6 +17,10 @@ use crate::storage::{
 
 /// From this many markers on, one listing is cheaper than a look at each.
 const LIST_FROM: usize = 3;
+
+/// After so many rounds in which no marker was missing, the directory is asked again who it is: without
+/// its sentinel a removal would not be noticed.
+const ROUNDS_TRUSTED: u32 = 10;
 
 /// What one look at a marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +160,8 @@ impl GuardRecord {
 /// Result of one round over a directory.
 #[derive(Debug)]
 pub struct Round {
+    /// When the round began: it says nothing of what was before.
+    pub begun: Instant,
     /// The directory's identity, if it could be established.
     pub guard: Result<GuardRecord, Why>,
     /// For each marker, in the order given: there, or not in the listing.
@@ -161,17 +169,34 @@ pub struct Round {
 }
 
 impl Round {
+    /// Whether markers are there and the sentinel that would vouch for their absence is not.
+    pub fn lacks_sentinel(&self) -> bool {
+        matches!(self.guard, Err(Why::SentinelMissing(_)))
+            && self
+                .markers
+                .iter()
+                .any(|marker| matches!(marker, Sighting::Present(_)))
+    }
+
     /// What the round says of marker `index`, held against the directory in which it was armed.
     ///
-    /// A marker that is there is there, whatever the directory; one that is not there is absent only
-    /// in its own directory.
-    pub fn sighting(&self, index: usize, armed_in: Option<&GuardRecord>) -> Sighting {
+    /// What would ask for a stop by `trigger` counts only in the directory in which the marker was
+    /// armed; a marker that stands as it should does so in any directory. One that is not there is
+    /// absent only where the directory is known.
+    pub fn sighting(
+        &self,
+        index: usize,
+        trigger: Trigger,
+        armed_in: Option<&GuardRecord>,
+    ) -> Sighting {
         let Some(raw) = self.markers.get(index) else {
             return Sighting::Unknown(Why::NotLooked);
         };
+        let asks = trigger.asks(raw) == Some(true);
         match (raw, &self.guard, armed_in) {
             (Sighting::Absent, Err(why), _) => Sighting::Unknown(why.clone()),
-            (Sighting::Absent, Ok(now), Some(before)) if !before.is_same(now) => {
+            (_, Err(why), Some(_)) if asks => Sighting::Unknown(why.clone()),
+            (_, Ok(now), Some(before)) if asks && !before.is_same(now) => {
                 let why = match (before.directory_id, now.directory_id) {
                     (Some(id), None) => Why::SentinelMissing(id.to_string().into()),
                     _ => Why::DirectoryReplaced("of the marker".into()),
@@ -193,6 +218,8 @@ pub struct DirectoryPoll {
     names: Vec<String>,
     index: HashMap<String, usize>,
     guard: Option<Guard>,
+    /// Rounds for which `guard` is taken as it is.
+    trusted: u32,
 }
 
 impl DirectoryPoll {
@@ -219,6 +246,7 @@ impl DirectoryPoll {
             names,
             index,
             guard: None,
+            trusted: 0,
         }
     }
 
@@ -234,6 +262,7 @@ impl DirectoryPoll {
 
     /// Looks at all markers once. Every storage call in it has its own time-out; nothing is retried.
     pub async fn poll(&mut self) -> Round {
+        let begun = Instant::now();
         let before = self.storage.identify_dir(&self.dir).await;
         let mut markers = match &before {
             Ok(_) if self.names.len() >= LIST_FROM => self.look_by_listing().await,
@@ -243,23 +272,29 @@ impl DirectoryPoll {
         let identity = match before {
             Ok(identity) => identity,
             Err(error) => {
+                // Another one may stand there when it is seen again.
+                self.trusted = 0;
                 let Sighting::Unknown(why) = directory_error(&error) else {
                     return Round {
+                        begun,
                         guard: Err(Why::NotLooked),
                         markers,
                     };
                 };
                 return Round {
+                    begun,
                     guard: Err(why),
                     markers,
                 };
             }
         };
-        if !markers.contains(&Sighting::Absent) && self.guard.is_some() {
+        if !markers.contains(&Sighting::Absent) && self.trusted > 0 {
             // Nothing is missing: no need to ask who the directory is.
             let record = self.guard.as_ref().map(|guard| guard.record.clone());
             if let Some(record) = record.filter(|record| record.identity == identity) {
+                self.trusted -= 1;
                 return Round {
+                    begun,
                     guard: Ok(record),
                     markers,
                 };
@@ -275,7 +310,11 @@ impl DirectoryPoll {
                 }
             }
         }
-        Round { guard, markers }
+        Round {
+            begun,
+            guard,
+            markers,
+        }
     }
 
     async fn look_by_listing(&self) -> Vec<Sighting> {
@@ -308,6 +347,7 @@ impl DirectoryPoll {
     }
 
     async fn establish(&mut self, before: DirIdentity) -> Result<GuardRecord, Why> {
+        self.trusted = 0;
         let why = |error: &StorageError| match directory_error(error) {
             Sighting::Unknown(why) => why,
             Sighting::Present(_) | Sighting::Absent => Why::NotLooked,
@@ -360,6 +400,7 @@ impl DirectoryPoll {
             record: record.clone(),
             sentinel_at,
         });
+        self.trusted = ROUNDS_TRUSTED;
         Ok(record)
     }
 }

@@ -103,6 +103,11 @@ impl MarkerState {
         self.asked.is_some()
     }
 
+    /// Whether the same sighting again would change nothing, however long it goes on.
+    pub fn is_settled(&self) -> bool {
+        self.asked.is_none() && self.unknown_since.is_none() && !self.in_alarm
+    }
+
     /// Takes one sighting and decides.
     ///
     /// An unknown sighting never counts, and the confirmations before it are void: only complete

@@ -117,3 +117,48 @@ fn watch_handle(handle: &OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     )]
     AsyncFd::with_interest(own, Interest::READABLE).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::identify;
+
+    #[tokio::test]
+    async fn the_end_is_seen_with_and_without_a_handle() {
+        for with_handle in [true, false] {
+            let mut child = std::process::Command::new("sleep")
+                .arg("600")
+                .spawn()
+                .unwrap();
+            let mut adopted = adopt(identify(child.id()).unwrap(), EndsWith::Process);
+            assert!(adopted.handle.is_some(), "this kernel has no handles");
+            if !with_handle {
+                adopted.handle = None;
+            }
+            let pids = vec![child.id()];
+            assert_eq!(
+                adopted.await_end(Duration::from_millis(50)).await,
+                ProcessState::Running { pids }
+            );
+            child.kill().unwrap();
+            // A zombie until it is waited for: an end all the same.
+            let state = adopted.await_end(Duration::from_secs(20)).await;
+            assert!(matches!(state, ProcessState::Stopped { .. }), "{state:?}");
+            child.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_seen_stays_unknown_to_the_deadline() {
+        let elsewhere = AttemptId::Process {
+            host: "another host".into(),
+            boot_id: "x".into(),
+            pid: 1,
+            start_ticks: 1,
+        };
+        let adopted = adopt(elsewhere, EndsWith::Group);
+        let state = adopted.await_end(Duration::from_millis(50)).await;
+        assert!(matches!(state, ProcessState::Unknown { .. }), "{state:?}");
+        assert!(adopted.check_group().is_err());
+    }
+}

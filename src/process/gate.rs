@@ -5,9 +5,11 @@
 //! the word it becomes the command by `exec`, without it (the parent died, gave up, or said nothing
 //! for too long) it ends. So there is no moment in which a command runs that nobody wrote down.
 //!
-//! On the socket, an abstract one with a name nobody can guess: the gate says [`READY`]; the parent
-//! says [`GO`]; the gate says [`LEAVING`] and calls `exec`, which closes the socket, or adds
-//! a [`Failure`].
+//! On the socket, an abstract one: the gate says `READY`; the parent says the word, which it gave to
+//! the gate in [`WORD_VARIABLE`]; the gate says `LEAVING` and calls `exec`, which closes the socket,
+//! or adds a `Failure`. Names of such sockets are no secret, and anybody may take one that is free:
+//! the parent listens to that process only, the gate to that word only, which other users cannot
+//! read.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -28,8 +30,10 @@ use super::stat::from_pid;
 /// The first argument that makes the binary a gate. Not for people.
 pub const SUBCOMMAND: &str = "__exec";
 
+/// The variable that holds the parent's word, one for each gate. The command does not get it.
+pub const WORD_VARIABLE: &str = "STEPDOWN_GATE_WORD";
+
 pub(super) const READY: u8 = b'r';
-pub(super) const GO: u8 = b'g';
 pub(super) const LEAVING: u8 = b'x';
 
 /// Exit code of a gate that was not opened; its parent is gone or does not care for it.
@@ -175,6 +179,9 @@ pub fn run_if_asked(args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 /// Waits for the word and becomes the command; else the exit code.
 fn stand(order: &Order) -> Result<Infallible, u8> {
     let closed = |_: io::Error| NOT_OPENED;
+    let word = std::env::var_os(WORD_VARIABLE)
+        .filter(|word| !word.is_empty())
+        .ok_or(NOT_OPENED)?;
     if let Some(signal) = order.on_parent_death {
         set_parent_process_death_signal(Some(signal.as_kernel())).map_err(|_| NOT_OPENED)?;
         // If the parent died before, there will be no signal.
@@ -188,9 +195,9 @@ fn stand(order: &Order) -> Result<Infallible, u8> {
         .set_read_timeout(Some(order.patience))
         .map_err(closed)?;
     socket.write_all(&[READY]).map_err(closed)?;
-    let mut word = [0];
-    socket.read_exact(&mut word).map_err(closed)?;
-    if word != [GO] {
+    let mut said = vec![0; word.len()];
+    socket.read_exact(&mut said).map_err(closed)?;
+    if said != word.as_bytes() {
         return Err(NOT_OPENED);
     }
 
@@ -217,7 +224,10 @@ fn become_command(order: &Order, socket: &mut UnixStream) -> Result<Infallible, 
     let _ = socket.write_all(&[LEAVING]);
     // `exec` resets the signal mask and SIGPIPE, which Rust's start-up ignores; handlers end with
     // the old program. What was ignored before stays so, as `nohup` wants it.
-    let error = Command::new(program).args(args).exec();
+    let error = Command::new(program)
+        .args(args)
+        .env_remove(WORD_VARIABLE)
+        .exec();
     Err(Failure::Exec {
         errno: exec_errno(&error, program.as_bytes()),
     })

@@ -183,7 +183,7 @@ pub fn send(
     signal: Signal,
 ) -> Result<Delivery, SignalError> {
     match target {
-        SignalTarget::Process => send_to_process(attempt, signal),
+        SignalTarget::Process => send_to_process(attempt, signal, open_handle),
         SignalTarget::Group => match Group::of(attempt) {
             Ok(group) => group.signal(signal),
             Err(GroupError::Ended(_)) => Ok(Delivery::AlreadyGone),
@@ -197,7 +197,11 @@ pub fn send(
     }
 }
 
-fn send_to_process(attempt: &AttemptId, signal: Signal) -> Result<Delivery, SignalError> {
+fn send_to_process(
+    attempt: &AttemptId,
+    signal: Signal,
+    open_handle: impl Fn(Pid) -> Result<Option<OwnedFd>, Errno>,
+) -> Result<Delivery, SignalError> {
     let (pid, start_ticks) = match locate(attempt) {
         Location::Here { pid, start_ticks } => (pid, start_ticks),
         Location::Rebooted => return Ok(Delivery::AlreadyGone),
@@ -254,6 +258,8 @@ pub(super) fn open_handle(pid: Pid) -> Result<Option<OwnedFd>, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
     use crate::process::identify;
 
@@ -339,5 +345,47 @@ mod tests {
                 "{target:?}"
             );
         }
+    }
+    #[test]
+    fn a_kernel_without_handles_gets_signals_to_the_same_processes() {
+        let without = |_| Ok(None);
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        let attempt = identify(child.id()).unwrap();
+        let AttemptId::Process {
+            host,
+            boot_id,
+            pid,
+            start_ticks,
+        } = attempt.clone()
+        else {
+            panic!("no process")
+        };
+        let namesake = AttemptId::Process {
+            host,
+            boot_id,
+            pid,
+            start_ticks: start_ticks + 1,
+        };
+        assert_eq!(
+            send_to_process(&namesake, Signal::KILL, without).unwrap(),
+            Delivery::AlreadyGone
+        );
+        assert_eq!(
+            send_to_process(&attempt, Signal::TERM, without).unwrap(),
+            Delivery::Sent
+        );
+        assert_eq!(child.wait().unwrap().signal(), Some(15));
+        assert_eq!(
+            send_to_process(&attempt, Signal::TERM, without).unwrap(),
+            Delivery::AlreadyGone
+        );
+        // Too many open files: nothing was sent, and the end is not claimed.
+        assert!(matches!(
+            send_to_process(&attempt, Signal::TERM, |_| Err(Errno::MFILE)),
+            Err(SignalError::Unknown { .. })
+        ));
     }
 }

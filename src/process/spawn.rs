@@ -19,7 +19,7 @@ use crate::model::AttemptId;
 use super::child::{Child, Reaper, WaitError, watch_children};
 use super::exit::Exit;
 use super::forward::ChildGroup;
-use super::gate::{Failure, GO, LEAVING, Order, READY, socket_address};
+use super::gate::{Failure, LEAVING, Order, READY, WORD_VARIABLE, socket_address};
 use super::group::{Group, GroupError};
 use super::identity::{IdentityError, identify};
 use super::signal::Signal;
@@ -147,6 +147,7 @@ impl SpawnError {
 pub struct Gated {
     child: Child,
     socket: UnixStream,
+    word: String,
     command: OsString,
     cwd: PathBuf,
     step_timeout: Duration,
@@ -163,6 +164,7 @@ pub async fn spawn_gated(options: SpawnOptions) -> Result<Gated, SpawnError> {
         return Err(SpawnError::EmptyCommand);
     };
     let socket = format!("stepdown-gate-{}", uuid::Uuid::new_v4());
+    let word = uuid::Uuid::new_v4().to_string();
     let listener = socket_address(&socket)
         .and_then(|address| std::os::unix::net::UnixListener::bind_addr(&address))
         .and_then(|listener| {
@@ -188,6 +190,7 @@ pub async fn spawn_gated(options: SpawnOptions) -> Result<Gated, SpawnError> {
             None => start.env_remove(name),
         };
     }
+    start.env(WORD_VARIABLE, &word);
     if options.group == ChildGroup::Own {
         start.process_group(0);
     }
@@ -200,6 +203,7 @@ pub async fn spawn_gated(options: SpawnOptions) -> Result<Gated, SpawnError> {
         Ok((socket, attempt, group)) => Ok(Gated {
             child: Child::new(reaper, attempt, group),
             socket,
+            word,
             command,
             cwd: options.cwd.unwrap_or_default(),
             step_timeout: options.step_timeout,
@@ -277,7 +281,7 @@ impl Gated {
         let mut answer = Vec::new();
         let socket = &mut self.socket;
         let told = timeout(self.step_timeout, async {
-            socket.write_all(&[GO]).await?;
+            socket.write_all(self.word.as_bytes()).await?;
             socket.read_to_end(&mut answer).await
         });
         let failure = match told.await {

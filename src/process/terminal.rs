@@ -135,12 +135,11 @@ impl Terminal {
                         }
                     }
                     Ok(ChildEvent::Ended(exit)) => {
-                        self.stopped = None;
-                        self.take_back();
+                        self.forget_child();
                         return Ok(exit);
                     }
                     Err(error) => {
-                        self.take_back();
+                        self.forget_child();
                         return Err(error);
                     }
                 },
@@ -152,6 +151,13 @@ impl Terminal {
                 },
             }
         }
+    }
+
+    /// The child ended; the next one finds the terminal as this one did.
+    fn forget_child(&mut self) {
+        self.take_back();
+        self.child_modes = None;
+        self.stopped = None;
     }
 
     /// Job control stopped the child.

@@ -255,6 +255,10 @@ impl Backend for CommandBackend {
         tokio::time::sleep(at_most).await;
     }
 
+    async fn await_news(&self, _: Option<&AttemptId>, pace: Duration) {
+        tokio::time::sleep(pace).await;
+    }
+
     async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
         if self.options.force.is_empty() {
             return Err(BackendError::Unsupported {

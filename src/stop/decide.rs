@@ -105,6 +105,8 @@ pub struct Situation {
     pub protected: bool,
     /// Whether the driver looks at the marker itself and needs no request to drain.
     pub drains_itself: bool,
+    /// Whether the attempt was asked by other means: a signal that `run` passed on.
+    pub signalled: bool,
 }
 
 /// How a stop ended.
@@ -156,9 +158,10 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
     if steps.receipt {
         return Next::Done;
     }
+    let was_asked = steps.requesting || now.signalled;
     match now.attempt {
-        AttemptState::Stopped if steps.requesting => return Next::Confirm(Outcome::Stopped),
-        AttemptState::Restarted if steps.requesting => return Next::Confirm(Outcome::Restarted),
+        AttemptState::Stopped if was_asked => return Next::Confirm(Outcome::Stopped),
+        AttemptState::Restarted if was_asked => return Next::Confirm(Outcome::Restarted),
         AttemptState::Stopped | AttemptState::Restarted if now.drains_itself => {
             let asked_for = if now.attempt == AttemptState::Stopped {
                 Outcome::Stopped
@@ -239,7 +242,22 @@ mod tests {
             draining_for: Duration::ZERO,
             protected: false,
             drains_itself: false,
+            signalled: false,
         }
+    }
+
+    #[test]
+    fn an_attempt_that_ends_on_a_passed_on_signal_was_stopped() {
+        let ended = Situation {
+            attempt: AttemptState::Stopped,
+            ..start()
+        };
+        assert_eq!(decide(&ended, &POLICY), Next::Confirm(Outcome::Died));
+        let signalled = Situation {
+            signalled: true,
+            ..ended
+        };
+        assert_eq!(decide(&signalled, &POLICY), Next::Confirm(Outcome::Stopped));
     }
 
     #[test]

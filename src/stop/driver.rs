@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::status::{Phase, StatusBoard, StatusFile};
-use super::{Backend, BackendError, Freshness, Observation, StopOrder, await_process};
+use super::{
+    Backend, BackendError, Freshness, Observation, StopOrder, await_process, await_status_news,
+};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process;
 
@@ -26,13 +28,7 @@ impl DriverBackend {
     }
 
     async fn load(&self) -> Result<Option<Arc<StatusFile>>, BackendError> {
-        self.board
-            .load(&self.job, self.slot)
-            .await
-            .map_err(|error| BackendError::Failed {
-                backend: "driver",
-                why: crate::marker::poll::error_chain(&error),
-            })
+        Ok(self.board.load(&self.job, self.slot).await?)
     }
 }
 
@@ -102,6 +98,11 @@ impl Backend for DriverBackend {
 
     async fn await_change(&self, attempt: &AttemptId, at_most: Duration) {
         await_process(attempt, process::EndsWith::Process, at_most).await;
+    }
+
+    async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration) {
+        let ends_with = process::EndsWith::Process;
+        await_status_news(&self.board, &self.job, self.slot, attempt, ends_with, pace).await;
     }
 
     async fn force(&self, _: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {

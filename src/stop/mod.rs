@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::control::DocumentError;
 use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
 use crate::storage::StorageUri;
 
@@ -108,6 +109,9 @@ pub enum BackendError {
         /// What happened, and what to do.
         why: String,
     },
+    /// The status files cannot be read.
+    #[error(transparent)]
+    Status(#[from] DocumentError),
     /// This backend has no such action.
     #[error("the {backend} backend cannot {action}")]
     Unsupported {
@@ -155,6 +159,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// Returns when `attempt` may have changed, or after `at_most`: a hint to observe.
     async fn await_change(&self, attempt: &AttemptId, at_most: Duration);
 
+    /// Returns when it may have changed what runs in the slot, where `attempt` was seen last: a hint
+    /// to look. A backend that is told of changes waits for them, so that thousands of slots in which
+    /// nothing happens cost nothing; one that has to look for itself returns after `pace`.
+    async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration);
+
     /// Ends `attempt` at once.
     ///
     /// # Errors
@@ -166,6 +175,31 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Whether the driver says that it runs undisturbed: then no kill while its marker is present.
     async fn reports_running(&self, attempt: &AttemptId) -> bool;
+}
+
+/// As [`Backend::await_news`], for a slot whose attempt is known from its status file.
+async fn await_status_news(
+    board: &std::sync::Arc<status::StatusBoard>,
+    job: &JobName,
+    slot: Slot,
+    attempt: Option<&AttemptId>,
+    ends_with: crate::process::EndsWith,
+    pace: Duration,
+) {
+    use crate::process::{EndsWith, ProcessState, observe};
+    match attempt {
+        // Of a process of this host the kernel tells.
+        Some(attempt)
+            if !matches!(
+                observe(attempt, EndsWith::Process),
+                ProcessState::Unknown { .. }
+            ) =>
+        {
+            // Boxed: most slots wait for the board, and there are many of them.
+            Box::pin(await_process(attempt, ends_with, pace)).await;
+        }
+        Some(_) | None => board.await_news(job, slot).await,
+    }
 }
 
 /// Returns when the process of `attempt` may have ended, or after `at_most`.

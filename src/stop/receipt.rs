@@ -96,7 +96,7 @@ pub async fn load_receipt(
 /// The newest receipt of a slot, by the storage's time stamps.
 ///
 /// # Errors
-/// Storage errors; `Malformed`.
+/// Storage errors; `NoControl`; `Malformed`.
 pub async fn load_newest_receipt(
     control: &ControlDir,
     job: &JobName,
@@ -108,7 +108,10 @@ pub async fn load_newest_receipt(
         .await
     {
         Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            control.vouch().await?;
+            return Ok(None);
+        }
         Err(error) => return Err(error.into()),
     };
     let prefix = format!("{slot}-");

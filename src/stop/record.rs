@@ -1,6 +1,7 @@
 //! The steps of a stop on the storage: write-once files named after the stop.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,8 @@ use uuid::Uuid;
 
 use super::decide::Steps;
 use crate::control::{
-    ControlDir, Document, DocumentError, Prepared, Saved, load_optional, prepare_new, publish_new,
-    save_replacing,
+    ControlDir, Document, DocumentError, Prepared, Saved, load, load_optional, prepare_new,
+    publish_new, save_new, save_replacing,
 };
 use crate::marker::GuardRecord;
 use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
@@ -70,6 +71,28 @@ impl Document for Intent {
     const KIND: &'static str = "stop-intent";
 }
 
+/// That an attempt is about to be asked, by whom, and when the drain begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asking {
+    /// The stop.
+    pub stop_id: StopId,
+    /// The generation of the lease.
+    pub generation: Generation,
+    /// The start of stepdown that asks.
+    pub instance: Uuid,
+    /// Its host.
+    pub host: String,
+    /// The kernel's boot id there.
+    pub boot_id: String,
+    /// The monotonic clock of that boot: the same boot's clock measures the drain whatever the wall
+    /// clocks do.
+    pub uptime: Duration,
+}
+
+impl Document for Asking {
+    const KIND: &'static str = "stop-asking";
+}
+
 /// The files that say how far one stop has come.
 #[derive(Debug, Clone)]
 pub struct StopRecord {
@@ -86,7 +109,7 @@ pub struct StopRecord {
 }
 
 const LATCHED: &str = "latched.json";
-const REQUESTING: &str = "requesting";
+const REQUESTING: &str = "requesting.json";
 const REQUESTED: &str = "requested";
 const KILLING: &str = "killing";
 
@@ -94,7 +117,8 @@ impl StopRecord {
     /// Reads how far the stop has come.
     ///
     /// # Errors
-    /// Storage errors; a missing directory is a stop that has not begun.
+    /// Storage errors; `NoControl`. A missing directory in a control directory that is there is a stop
+    /// that has not begun.
     pub async fn load(
         control: &ControlDir,
         job: &JobName,
@@ -103,7 +127,10 @@ impl StopRecord {
         let storage = control.storage();
         let entries = match storage.list(&control.stops_dir(job), Depth::Children).await {
             Ok(entries) => entries,
-            Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                control.vouch().await?;
+                Vec::new()
+            }
             Err(error) => return Err(error.into()),
         };
         let prefix = format!("{stop_id}.");
@@ -227,14 +254,23 @@ impl StopRecord {
     }
 
     /// Records that the attempt is about to be asked. `Created` means: by this call, so the caller
-    /// asks; `Exists`: another did it, or an earlier call of unknown fate.
+    /// asks; `Exists`: by another, who may have asked.
     ///
     /// # Errors
-    /// Storage errors.
-    pub async fn save_requesting(&mut self) -> Result<Saved, StorageError> {
-        let saved = self.save_step(REQUESTING).await?;
+    /// Storage errors; `OutcomeUnknown` where it cannot be told by whom.
+    pub async fn save_requesting(&mut self, asking: &Asking) -> Result<Saved, DocumentError> {
+        let path = self.step(REQUESTING);
+        let saved = save_new(self.control.storage().as_ref(), &path, asking).await?;
         self.steps.requesting = true;
         Ok(saved)
+    }
+
+    /// Who was about to ask the attempt, if anyone was.
+    ///
+    /// # Errors
+    /// Storage errors; `Malformed`.
+    pub async fn load_asking(&self) -> Result<Option<Asking>, DocumentError> {
+        load_optional(self.control.storage().as_ref(), &self.step(REQUESTING)).await
     }
 
     /// Records that the attempt was asked.
@@ -307,4 +343,51 @@ pub async fn load_armed(
     let path = control.armed(job, &attempt.stop_id(slot));
     let armed: Option<Armed> = load_optional(control.storage().as_ref(), &path).await?;
     Ok(armed.filter(|armed| armed.attempt == *attempt && armed.marker == *marker))
+}
+
+/// The attempts of a slot that were armed and have no receipt: the one that runs, and those that ended
+/// while nobody looked.
+///
+/// # Errors
+/// Storage errors; `NoControl`. A record that cannot be read is left out, and told.
+pub async fn load_unconfirmed(
+    control: &ControlDir,
+    job: &JobName,
+    slot: Slot,
+) -> Result<Vec<AttemptId>, DocumentError> {
+    let prefix = format!("{slot}-");
+    let storage = control.storage();
+    let ids_in = async |dir: StoragePath| match storage.list(&dir, Depth::Children).await {
+        Ok(entries) => Ok(entries
+            .into_iter()
+            .filter(|entry| {
+                let id = entry.path.name().strip_suffix(".json");
+                id.is_some_and(|id| id.starts_with(&prefix))
+            })
+            .map(|entry| entry.path)
+            .collect::<Vec<_>>()),
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            control.vouch().await?;
+            Ok(Vec::new())
+        }
+        Err(error) => Err(DocumentError::from(error)),
+    };
+    let armed = ids_in(control.armed_dir(job)).await?;
+    if armed.is_empty() {
+        return Ok(Vec::new());
+    }
+    // After the armed ones: a receipt that is written meanwhile must not be missed.
+    let receipts = ids_in(control.receipts_dir(job)).await?;
+    let confirmed: BTreeSet<&str> = receipts.iter().map(StoragePath::name).collect();
+    let mut attempts = Vec::new();
+    for path in armed.iter().filter(|path| !confirmed.contains(path.name())) {
+        match load::<Armed>(storage.as_ref(), path).await {
+            Ok(armed) => attempts.push(armed.attempt),
+            Err(error @ DocumentError::Malformed { .. }) => tracing::error!("{error}"),
+            // Removed with its receipt meanwhile.
+            Err(error) if error.storage_kind() == Some(ErrorKind::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(attempts)
 }

@@ -8,7 +8,10 @@ use async_trait::async_trait;
 
 use super::driver::observe_status;
 use super::status::{Phase, StatusBoard};
-use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, await_process};
+use super::{
+    Backend, BackendError, Exit, Freshness, Observation, StopOrder, await_process,
+    await_status_news,
+};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process::{
     self, EndsWith, IdentityError, PidFileError, ProcessState, Signal, SignalError, SignalTarget,
@@ -96,10 +99,7 @@ impl Backend for SignalBackend {
         match &self.options.source {
             AttemptSource::Known(attempt) => Ok(Some(attempt.clone())),
             AttemptSource::Status { board, job, slot } => {
-                let status = board
-                    .load(job, *slot)
-                    .await
-                    .map_err(|error| Self::failed(crate::marker::poll::error_chain(&error)))?;
+                let status = board.load(job, *slot).await?;
                 let Some(status) = status.filter(|status| status.phase != Phase::Ended) else {
                     return Ok(None);
                 };
@@ -166,6 +166,21 @@ impl Backend for SignalBackend {
 
     async fn await_change(&self, attempt: &AttemptId, at_most: Duration) {
         await_process(attempt, self.options.ends_with, at_most).await;
+    }
+
+    async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration) {
+        let ends_with = self.options.ends_with;
+        match (&self.options.source, attempt) {
+            (AttemptSource::Status { board, job, slot }, attempt) => {
+                await_status_news(board, job, *slot, attempt, ends_with, pace).await;
+            }
+            (AttemptSource::Known(_) | AttemptSource::PidFile(_), Some(attempt)) => {
+                Box::pin(await_process(attempt, ends_with, pace)).await;
+            }
+            (AttemptSource::Known(_) | AttemptSource::PidFile(_), None) => {
+                tokio::time::sleep(pace).await;
+            }
+        }
     }
 
     async fn force(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {

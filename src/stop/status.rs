@@ -1,19 +1,20 @@
 //! The status file of a slot: what the one who runs the driver says of it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
 use crate::model::{AttemptId, JobName, Slot};
-use crate::storage::{Depth, ErrorKind, StorageUri};
+use crate::storage::{Depth, ErrorKind, FileStat, StorageError, StorageUri};
 
 /// Where an attempt is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,35 +85,77 @@ pub async fn load_status(
 
 /// The status files of all jobs of a control directory, seen through one listing.
 ///
-/// With thousands of jobs the storage gets one listing a round instead of one look a job, and a file
-/// is read when its time stamp has changed.
+/// With thousands of jobs the storage gets one listing a round instead of one look a job, a file is
+/// read when its time stamp has changed, and only then does its slot hear of it.
 #[derive(Debug)]
 pub struct StatusBoard {
     control: ControlDir,
     max_age: Duration,
     seen: Mutex<Seen>,
+    reads: Semaphore,
+    looks_around: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    listed: Option<Instant>,
-    stamps: HashMap<String, Timestamp>,
-    files: HashMap<String, (Timestamp, Arc<StatusFile>)>,
+    /// When the last listing was tried, and why it failed if it did.
+    listed: Option<(Instant, Option<Trouble>)>,
+    files: HashMap<String, Entry>,
 }
 
+/// Why there was no listing; told to all who ask, so that each need not wait for a failure of its own.
+#[derive(Debug, Clone)]
+struct Trouble {
+    kind: ErrorKind,
+    text: String,
+}
+
+/// What is known of one status file, and who waits for news of it.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Time stamp in the last listing; none if it was not there.
+    stamp: Option<Timestamp>,
+    /// Since when that is known; none if it was so at the first look.
+    since: Option<Instant>,
+    /// Whether it changed in the last listing: its slot is told once more after the next, since two
+    /// changes may have the same time stamp.
+    is_fresh: bool,
+    /// What it said at a time stamp.
+    read: Option<(Timestamp, Arc<StatusFile>)>,
+    bell: Arc<Notify>,
+}
+
+/// Two changes within this time may have the same time stamp, so what was read of a file that has just
+/// changed is not kept.
+const STAMP_GRAIN: Duration = Duration::from_secs(2);
+
+/// How many status files are read at once: a start with thousands of jobs must not make the reads of
+/// each other time out.
+const READS_AT_ONCE: usize = 32;
+
+/// Without news a slot looks all the same after so many times the pace of the board.
+const PACES_WITHOUT_NEWS: u32 = 12;
+
 impl StatusBoard {
-    /// The board of a control directory; what it says is at most `max_age` old.
+    /// The board of a control directory; what it says is at most `max_age` old, or three times that
+    /// once somebody waits for news: then it lists by itself, every second `max_age`.
     pub fn new(control: ControlDir, max_age: Duration) -> Self {
         Self {
             control,
             max_age,
-            seen: Mutex::new(Seen::default()),
+            seen: Mutex::default(),
+            reads: Semaphore::new(READS_AT_ONCE),
+            looks_around: AtomicBool::new(false),
         }
     }
 
     /// The control directory.
     pub fn control(&self) -> &ControlDir {
         &self.control
+    }
+
+    fn pace(&self) -> Duration {
+        self.max_age * 2
     }
 
     /// The status of a slot as new as `freshness` asks.
@@ -134,7 +177,7 @@ impl StatusBoard {
     /// The status of a slot, if anyone wrote one, as of the last listing.
     ///
     /// # Errors
-    /// Storage errors; `Malformed`.
+    /// Storage errors; `NoControl`; `Malformed`.
     pub async fn load(
         &self,
         job: &JobName,
@@ -142,34 +185,32 @@ impl StatusBoard {
     ) -> Result<Option<Arc<StatusFile>>, DocumentError> {
         let path = self.control.status(job, slot);
         let mut seen = self.seen.lock().await;
-        if seen.listed.is_none_or(|at| at.elapsed() >= self.max_age) {
-            let listing = self
-                .control
-                .storage()
-                .list(&self.control.status_dir(), Depth::Children)
-                .await;
-            let entries = match listing {
-                Ok(entries) => entries,
-                Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
-                Err(error) => return Err(error.into()),
-            };
-            seen.stamps = entries
-                .into_iter()
-                .map(|entry| (entry.path.name().to_owned(), entry.modified_at))
-                .collect();
-            seen.listed = Some(Instant::now());
+        let max_age = if self.looks_around.load(Ordering::Relaxed) {
+            self.pace() + self.max_age
+        } else {
+            self.max_age
+        };
+        let is_old = |(at, _): &(Instant, _)| at.elapsed() >= max_age;
+        if seen.listed.as_ref().is_none_or(is_old) {
+            self.list(&mut seen).await;
         }
-        let Some(stamp) = seen.stamps.get(path.name()).copied() else {
-            seen.files.remove(path.name());
+        if let Some((_, Some(trouble))) = &seen.listed {
+            let uri = self.control.uri(&self.control.status_dir());
+            let error = StorageError::new("list", uri, trouble.kind).with_detail(&trouble.text);
+            return Err(error.into());
+        }
+        let entry = seen.entry_of(path.name());
+        let Some(stamp) = entry.stamp else {
             return Ok(None);
         };
-        if let Some((at, file)) = seen.files.get(path.name())
+        if let Some((at, file)) = &entry.read
             && *at == stamp
         {
             return Ok(Some(Arc::clone(file)));
         }
         // The others do not wait for this read.
         drop(seen);
+        let _permit = self.reads.acquire().await;
         let Some(file) =
             load_optional::<StatusFile>(self.control.storage().as_ref(), &path).await?
         else {
@@ -177,8 +218,112 @@ impl StatusBoard {
         };
         let file = Arc::new(file);
         let mut seen = self.seen.lock().await;
-        seen.files
-            .insert(path.name().to_owned(), (stamp, Arc::clone(&file)));
+        let entry = seen.entry_of(path.name());
+        if entry
+            .since
+            .is_none_or(|since| since.elapsed() >= STAMP_GRAIN)
+        {
+            entry.read = Some((stamp, Arc::clone(&file)));
+        }
         Ok(Some(file))
+    }
+
+    /// Returns when the status of a slot may be another than it was at the last
+    /// [`load`](StatusBoard::load), or after a long while.
+    pub async fn await_news(self: &Arc<Self>, job: &JobName, slot: Slot) {
+        if !self.looks_around.swap(true, Ordering::Relaxed) {
+            tokio::spawn(look_around(Arc::downgrade(self), self.pace()));
+        }
+        let bell = {
+            let path = self.control.status(job, slot);
+            let mut seen = self.seen.lock().await;
+            Arc::clone(&seen.entry_of(path.name()).bell)
+        };
+        let patience = self.pace() * PACES_WITHOUT_NEWS;
+        let patience = patience.mul_f64(0.8 + 0.4 * fastrand::f64());
+        // Either way it is time to look.
+        let _rung = tokio::time::timeout(patience, bell.notified()).await;
+    }
+
+    /// Lists the directory and rings for every file that is not as it was.
+    async fn list(&self, seen: &mut Seen) {
+        let dir = self.control.status_dir();
+        let listing = self.control.storage().list(&dir, Depth::Children).await;
+        let entries = match listing {
+            Ok(entries) => entries,
+            // Nobody has written one yet, if the directory is what it should be.
+            Err(error) if error.kind == ErrorKind::NotFound => match self.control.vouch().await {
+                Ok(()) => Vec::new(),
+                Err(error) => {
+                    let kind = error.storage_kind().unwrap_or(ErrorKind::Other);
+                    return seen.fail(kind, &error);
+                }
+            },
+            Err(error) => return seen.fail(error.kind, &error),
+        };
+        let had_trouble = matches!(seen.listed, Some((_, Some(_))));
+        seen.take(&entries);
+        if had_trouble {
+            seen.ring_all();
+        }
+        seen.listed = Some((Instant::now(), None));
+    }
+}
+
+impl Seen {
+    fn entry_of(&mut self, name: &str) -> &mut Entry {
+        self.files.entry(name.to_owned()).or_default()
+    }
+
+    /// Takes the time stamps of a listing, which is sorted, and rings for what is not as it was.
+    fn take(&mut self, listing: &[FileStat]) {
+        let now = Instant::now();
+        for (name, entry) in &mut self.files {
+            let found = listing.binary_search_by(|found| found.path.name().cmp(name));
+            let found = found.ok().and_then(|at| listing.get(at));
+            let stamp = found.map(|found| found.modified_at);
+            if entry.stamp != stamp {
+                entry.stamp = stamp;
+                entry.since = Some(now);
+                entry.is_fresh = true;
+                entry.read = None;
+                entry.bell.notify_one();
+            } else if entry.is_fresh && entry.since.is_some_and(|at| now - at >= STAMP_GRAIN) {
+                entry.is_fresh = false;
+                entry.bell.notify_one();
+            }
+        }
+        let since = self.listed.is_some().then_some(now);
+        for found in listing {
+            if !self.files.contains_key(found.path.name()) {
+                let entry = self.entry_of(found.path.name());
+                entry.stamp = Some(found.modified_at);
+                entry.since = since;
+            }
+        }
+    }
+
+    /// Notes that there was no listing, and has everybody told.
+    fn fail(&mut self, kind: ErrorKind, error: &dyn std::error::Error) {
+        let text = crate::marker::poll::error_chain(error);
+        self.listed = Some((Instant::now(), Some(Trouble { kind, text })));
+        self.ring_all();
+    }
+
+    fn ring_all(&self) {
+        for entry in self.files.values() {
+            entry.bell.notify_one();
+        }
+    }
+}
+
+/// Lists every now and then, for as long as the board is in use.
+async fn look_around(board: Weak<StatusBoard>, pace: Duration) {
+    loop {
+        tokio::time::sleep(pace).await;
+        let Some(board) = board.upgrade() else {
+            return;
+        };
+        board.list(&mut *board.seen.lock().await).await;
     }
 }

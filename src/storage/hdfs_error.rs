@@ -107,6 +107,10 @@ impl fmt::Display for Failure {
                     text.split(". Visit http").next().unwrap_or(text)
                 )
             }
+            Failure::Client(HdfsError::IOError(error)) if is_unknown_host(error) => write!(
+                f,
+                "{error}: neither a known host nor a nameservice of the Hadoop configuration"
+            ),
             Failure::Client(HdfsError::IOError(error)) => error.fmt(f),
             Failure::Client(HdfsError::GSSAPIError(_, _, text)) => f.write_str(text),
             // Behind the words stand all the NameNode knows of each DataNode.

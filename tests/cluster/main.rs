@@ -3,7 +3,14 @@
 #[path = "../common/mod.rs"]
 pub mod common;
 
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod eye;
+#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod ha;
 #[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
@@ -16,3 +23,21 @@ mod hdfs_kerberos;
 mod hdfs_outages;
 #[cfg(test)]
 mod hdfs_speed;
+#[cfg(test)]
+mod kerberos;
+#[cfg(test)]
+mod markers;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod safety;
+#[cfg(test)]
+#[path = "../suite/sandbox.rs"]
+#[expect(dead_code, reason = "the suite uses more of it")]
+mod sandbox;
+#[cfg(test)]
+mod scale;
+#[cfg(test)]
+mod takeover;
+#[cfg(test)]
+mod watch;

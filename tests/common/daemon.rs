@@ -97,6 +97,21 @@ impl Daemon {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Waits for the server's end.
+    ///
+    /// # Errors
+    /// If it does not end in time; with the end of its log.
+    pub fn await_end(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let mut status = None;
+        let what = format!("{} ends", self.name);
+        wait_until(deadline, &what, || {
+            status = self.exit_status();
+            status.is_some()
+        })
+        .with_context(|| self.log_tail())?;
+        status.context("no exit status")
+    }
+
     /// Waits until `ready` holds.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What a Hadoop server says about itself on its HTTP port.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -44,6 +45,38 @@ pub fn datanode_has_reported(http_port: u16) -> bool {
     ["HeartbeatsNumOps", "BlockReportsNumOps"]
         .into_iter()
         .all(|key| activity.get(key).and_then(Value::as_u64) > Some(0))
+}
+
+/// How many calls of each name (`GetListing`, `GetFileInfo`, ...) the server with these ports has
+/// answered, as of a second ago; `None` if it does not answer.
+pub fn rpc_calls(http_port: u16, rpc_port: u16) -> Option<BTreeMap<String, u64>> {
+    let name = format!("RpcDetailedActivityForPort{rpc_port}");
+    let figures = bean(http_port, "NameNode", &name)?;
+    let count = |(key, value): (&String, &Value)| {
+        let name = key.strip_suffix("NumOps")?;
+        // Newer servers count each call once more in these.
+        (!name.starts_with("Overall")).then_some((name.to_owned(), value.as_u64()?))
+    };
+    Some(figures.as_object()?.iter().filter_map(count).collect())
+}
+
+/// How many requests of clients the NameNode with these ports has answered; `None` if it does not say.
+pub fn client_requests(http_port: u16, rpc_port: u16) -> Option<u64> {
+    // What DataNodes ask for.
+    const OF_SERVERS: [&str; 5] = [
+        "SendHeartbeatNumOps",
+        "BlockReportNumOps",
+        "BlockReceivedAndDeletedNumOps",
+        "RegisterDatanodeNumOps",
+        "VersionRequestNumOps",
+    ];
+    let name = format!("RpcDetailedActivityForPort{rpc_port}");
+    let detail = bean(http_port, "NameNode", &name)?;
+    let counts = detail
+        .as_object()?
+        .iter()
+        .filter(|(key, _)| key.ends_with("NumOps") && !OF_SERVERS.contains(&key.as_str()));
+    Some(counts.filter_map(|(_, count)| count.as_u64()).sum())
 }
 
 fn bean(http_port: u16, service: &str, name: &str) -> Option<Value> {

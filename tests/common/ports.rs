@@ -23,7 +23,9 @@ impl Port {
     /// # Errors
     /// If none is left, or the lock files cannot be written.
     pub fn reserve() -> Result<Self> {
-        let dir = std::env::temp_dir().join("stepdown-test-ports");
+        // Another user could not write to ours; the bind test is what keeps users apart.
+        let user = rustix::process::getuid().as_raw();
+        let dir = std::env::temp_dir().join(format!("stepdown-test-ports-{user}"));
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let range = candidate_range();
         let span = range.end - range.start;

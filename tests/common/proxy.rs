@@ -38,6 +38,22 @@ pub enum Lost {
     Answer,
 }
 
+#[derive(Debug)]
+struct Plan {
+    /// The name of the call.
+    call: String,
+    /// Calls of that name that pass before.
+    passing: usize,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lost(Lost),
+    /// It waits, and all traffic with it.
+    Held,
+}
+
 /// A proxy on a loopback port. It ends when dropped, with all its connections.
 #[derive(Debug)]
 pub struct CutProxy {
@@ -56,8 +72,8 @@ struct Shared {
 struct State {
     traffic: Traffic,
     ended: bool,
-    /// The name of a call, and what of it gets lost; taken by the first call that has it.
-    plan: Option<(String, Lost)>,
+    /// What is to happen to a call.
+    plan: Option<Plan>,
     cuts: usize,
     accepted: usize,
     /// Both ends of each open connection.
@@ -131,10 +147,29 @@ impl CutProxy {
     /// method names of the NameNode's protocol) and closes its connection. Once. Of several calls that
     /// share the connection, the next answer is lost, whichever call it is for.
     pub fn lose_next(&self, call: &str, lost: Lost) {
-        self.shared.lock().plan = Some((call.to_owned(), lost));
+        self.lose_after(0, call, lost);
     }
 
-    /// How many calls were lost.
+    /// As [`CutProxy::lose_next`], once so many calls of this name have passed.
+    pub fn lose_after(&self, passing: usize, call: &str, lost: Lost) {
+        self.plan(passing, call, Fate::Lost(lost));
+    }
+
+    /// Holds all traffic ([`Traffic::Hold`]) from the moment at which the client sends a call of this
+    /// name, once so many of them have passed: the call itself arrives when traffic passes again.
+    pub fn hold_after(&self, passing: usize, call: &str) {
+        self.plan(passing, call, Fate::Held);
+    }
+
+    fn plan(&self, passing: usize, call: &str, fate: Fate) {
+        self.shared.lock().plan = Some(Plan {
+            call: call.to_owned(),
+            passing,
+            fate,
+        });
+    }
+
+    /// How many calls were lost or held.
     pub fn cuts(&self) -> usize {
         self.shared.lock().cuts
     }
@@ -164,14 +199,24 @@ impl State {
         }
     }
 
-    /// What gets lost, if the planned call is among these bytes.
-    fn take_planned_call(&mut self, bytes: &[u8]) -> Option<Lost> {
-        let (_call, lost) = self.plan.take_if(|(call, _lost)| {
-            let call = call.as_bytes();
-            bytes.windows(call.len()).any(|window| window == call)
-        })?;
+    /// What becomes of these bytes, if the planned call ends among them after the first `old` ones.
+    fn take_planned_call(&mut self, bytes: &[u8], old: usize) -> Option<Fate> {
+        let plan = self.plan.as_mut()?;
+        let call = plan.call.as_bytes();
+        let ends = bytes.windows(call.len()).enumerate();
+        let found = ends
+            .filter(|(start, window)| start + call.len() > old && *window == call)
+            .count();
+        if found <= plan.passing {
+            plan.passing -= found;
+            return None;
+        }
+        let fate = self.plan.take()?.fate;
         self.cuts += 1;
-        Some(lost)
+        if fate == Fate::Held {
+            self.traffic = Traffic::Hold;
+        }
+        Some(fate)
     }
 }
 
@@ -258,13 +303,15 @@ impl Direction {
         let mut end_of_last = Vec::new();
         self.pass(|bytes| {
             let mut seen = std::mem::take(&mut end_of_last);
+            let old = seen.len();
             seen.extend_from_slice(bytes);
-            let lost = self.shared.lock().take_planned_call(&seen);
+            let fate = self.shared.lock().take_planned_call(&seen, old);
             end_of_last = seen.split_off(seen.len().saturating_sub(LONGEST_NAME));
-            match lost {
+            match fate {
                 None => self.write(bytes),
-                Some(Lost::Request) => false,
-                Some(Lost::Answer) => {
+                Some(Fate::Held) => self.shared.may_pass() && self.write(bytes),
+                Some(Fate::Lost(Lost::Request)) => false,
+                Some(Fate::Lost(Lost::Answer)) => {
                     let mut answer_is_lost = self.lock_answer();
                     *answer_is_lost = true;
                     self.write(bytes)

@@ -87,13 +87,23 @@ def download_from_index(project, name, target):
 
 
 def package_index():
-    """The index that pip is configured for."""
-    configured = os.environ.get("PIP_INDEX_URL")
-    if not configured:
-        pip = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        done = subprocess.run(pip, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        configured = done.stdout.strip() if done.returncode == 0 else ""
-    return configured or "https://pypi.org/simple"
+    """The index that pip is configured for, or else the one that pip itself has built in."""
+    own = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    index = (
+        os.environ.get("PIP_INDEX_URL")
+        or ask_python("-m", "pip", "config", "get", "global.index-url")
+        or ask_python("-c", own)
+    )
+    if not index:
+        sys.exit("pip is missing: install it (Debian package python3-pip), or set PIP_INDEX_URL")
+    return index
+
+
+def ask_python(*arguments):
+    """What it prints; nothing if it fails."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def digest(text):

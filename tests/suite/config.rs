@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stepdown::config::{
     AttemptFrom, Config, ConfigError, EndsWith, Environment, Escalate, Loaded, Lookup, Origin,
-    SignalTarget, Stop, StopSignal, Trigger, load,
+    SignalTarget, Stop, StopSignal, Trigger, lint, load,
 };
 use stepdown::model::Slot;
 use stepdown::storage::Authority;
@@ -100,6 +100,22 @@ fn a_file_is_read_with_its_inheritance() {
     assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
     assert_eq!(views.slots[&Slot::Blue].stop.backend(), "command");
     assert_eq!(views.drain_deadline, Duration::from_mins(30));
+}
+
+#[test]
+fn the_examples_are_good() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root.join("conf/examples")).unwrap() {
+        let file = entry.unwrap().path();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let loaded = read(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let warnings = lint::of_values(&loaded.config);
+        assert_eq!(warnings, [], "{}", file.display());
+        assert!(!loaded.config.jobs.is_empty());
+        count += 1;
+    }
+    assert!(count >= 4);
 }
 
 #[test]
@@ -222,6 +238,7 @@ checkpoints = ["s3://bucket/ck", "/ck/../b"]
 [jobs.views.slots.red]
 
 [jobs.views.slots.blue]
+marker = "hdfs:views"
 
 [jobs.third]
 escalate = "kill"
@@ -321,6 +338,10 @@ stop.backend = "driver"
         );
         fs::create_dir_all(sandbox.path("xdg/stepdown/stepdown.toml")).unwrap();
         let xdg = sandbox.text("xdg");
+        let no_conf_dir = "[hadoop]\nconf-dir = \"/nowhere/conf\"\n";
+        sandbox.write("no-conf-dir.toml", no_conf_dir);
+        let args = ["config", "check", "--config", "no-conf-dir.toml"];
+        tell("a Hadoop configuration that is not there", &args, &[]);
         tell(
             "found, and a directory",
             check,
@@ -445,5 +466,33 @@ observe = ["/etc/passwd"]
                 "origin": {"from": "file", "line": 2, "column": 11}
             }])
         );
+    }
+
+    #[test]
+    fn hadoop_values_are_shown_with_their_origin() {
+        let sandbox = Sandbox::new();
+        let property = |key: &str, value: &str| {
+            format!("<property>\n<name>{key}</name><value>{value}</value></property>\n")
+        };
+        let site = format!(
+            "<configuration>\n{}{}</configuration>",
+            property("fs.defaultFS", "hdfs://${ns}"),
+            property("ns", "east")
+        );
+        sandbox.write("conf/core-site.xml", &site);
+        let file = sandbox.write(
+            "stepdown.toml",
+            &format!(
+                "[hadoop]\nconf-dir = {:?}\noverrides = {{ \"fs.trash.interval\" = \"0\" }}\n",
+                sandbox.text("conf")
+            ),
+        );
+        let show = |key: &str| sandbox.run(&["--config", &file, "config", "show", "--hadoop", key]);
+        insta::assert_snapshot!(sandbox.plain(&show("fs.").stdout));
+        assert_eq!(show("wibble").code, 7);
+        sandbox.write("conf/core-site.xml", "<configuration>");
+        let ran = show("fs.");
+        assert_eq!(ran.code, 2);
+        insta::assert_snapshot!(sandbox.plain(&ran.stderr));
     }
 }

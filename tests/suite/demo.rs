@@ -90,6 +90,15 @@ impl Drop for Demo {
     }
 }
 
+/// They are init's to bury once the script has ended, which takes a moment.
+fn await_gone(processes: Vec<Pid>) {
+    for pid in processes {
+        await_that("the processes of the demo are gone", || {
+            test_kill_process(pid).is_err()
+        });
+    }
+}
+
 #[test]
 fn the_job_of_the_demo_stops_clean_when_its_marker_is_removed() {
     let mut demo = Demo::start();
@@ -106,9 +115,7 @@ fn the_job_of_the_demo_stops_clean_when_its_marker_is_removed() {
     ] {
         assert!(output.contains(part), "{part:?} is missing\n{output}");
     }
-    for pid in processes {
-        assert!(test_kill_process(pid).is_err(), "{pid:?} lives\n{output}");
-    }
+    await_gone(processes);
 }
 
 #[test]
@@ -117,11 +124,5 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     let processes = demo.processes();
     kill_process(Pid::from_child(&demo.script), Signal::TERM).unwrap();
     assert_eq!(demo.end().code(), Some(143), "{}", demo.output());
-    for pid in processes {
-        assert!(
-            test_kill_process(pid).is_err(),
-            "{pid:?} lives\n{}",
-            demo.output()
-        );
-    }
+    await_gone(processes);
 }

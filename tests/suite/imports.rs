@@ -60,7 +60,28 @@ const URI_TYPES: &[&str] = &["Authority", "InvalidUri", "StoragePath", "StorageU
 const PURE: &[&str] = &[
     "marker/state.rs",
     "stop/decide.rs",
-    "checkpoint/plan.rs",
+    "checkpoint/contents.rs",
+    "checkpoint/inspect/mod.rs",
+    "checkpoint/inspect/operators.rs",
+    "checkpoint/inspect/sources.rs",
+    "checkpoint/layout.rs",
+    "checkpoint/listing.rs",
+    "checkpoint/log/commits.rs",
+    "checkpoint/log/mod.rs",
+    "checkpoint/log/offsets.rs",
+    "checkpoint/log/source_offset.rs",
+    "checkpoint/log/sources.rs",
+    "checkpoint/needs/logs.rs",
+    "checkpoint/needs/mod.rs",
+    "checkpoint/needs/schemas.rs",
+    "checkpoint/needs/sources.rs",
+    "checkpoint/needs/state.rs",
+    "checkpoint/operator.rs",
+    "checkpoint/plan/mod.rs",
+    "checkpoint/plan/select.rs",
+    "checkpoint/state_store/chain.rs",
+    "checkpoint/state_store/stores.rs",
+    "checkpoint/target.rs",
     "checkpoint/retain.rs",
     "rollout/decide.rs",
 ];
@@ -164,12 +185,18 @@ fn string_length(text: &str) -> usize {
 }
 
 fn sources() -> Vec<Source> {
+    fn is_test(path: &Path) -> bool {
+        path.to_str()
+            .is_some_and(|path| path.ends_with("_tests.rs"))
+    }
+
     fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 collect(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test(&path)
+            {
                 files.push(path);
             }
         }

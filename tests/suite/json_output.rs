@@ -152,10 +152,25 @@ fn documents_have_the_documented_fields() {
             "config-show",
             &["--config", &one_key, "config", "show", "watch.interval"],
         ),
+        (
+            "config-show-hadoop",
+            &["config", "show", "--hadoop", "dfs.replication"],
+        ),
         ("doctor", &["doctor"]),
     ];
+    sandbox.write(
+        "hadoop/core-site.xml",
+        "<configuration><property><name>dfs.replication</name><value>1</value><final>true</final>\
+         </property></configuration>",
+    );
+    sandbox.write(
+        "hadoop/hdfs-site.xml",
+        "<configuration><property><name>dfs.replication</name><value>2</value></property>\
+         </configuration>",
+    );
     for (name, args) in cases {
-        let ran = sandbox.run(&[&["--json"], *args].concat());
+        let mut command = sandbox.command(&[&["--json"], *args].concat());
+        let ran = Sandbox::finish(command.env("HADOOP_CONF_DIR", sandbox.path("hadoop")));
         page.compare(name, &ran.json());
     }
 }

@@ -1,5 +1,10 @@
 //! Tests without servers.
 
+#[path = "../common/mod.rs"]
+pub mod common;
+
+#[cfg(test)]
+mod checkpoints;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
@@ -9,14 +14,22 @@ mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod hadoop_conf;
 #[cfg(test)]
 mod imports;
 #[cfg(test)]
 mod json_output;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod sandbox;
+#[cfg(test)]
+mod stops;
 #[cfg(test)]
 mod storage;
 #[cfg(test)]
 mod storage_flaws;
+#[cfg(test)]
+mod watchers;

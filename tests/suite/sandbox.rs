@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use assert_cmd::Command;
 use serde_json::Value;
 
+/// A directory, and calls of the binary in it.
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
 }
@@ -13,8 +14,11 @@ pub(crate) struct Sandbox {
 /// What a command did.
 #[derive(Debug)]
 pub(crate) struct Ran {
+    /// Its exit code; -1 if a signal ended it.
     pub(crate) code: i32,
+    /// What it wrote to stdout.
     pub(crate) stdout: String,
+    /// What it wrote to stderr.
     pub(crate) stderr: String,
 }
 
@@ -27,6 +31,7 @@ impl Ran {
 }
 
 impl Sandbox {
+    /// An empty one, with an empty `home` in it.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("home")).unwrap();
@@ -43,6 +48,7 @@ impl Sandbox {
         self.path(name).to_str().unwrap().to_owned()
     }
 
+    /// Writes a file, its directory as well, and gives its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let file = self.path(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -50,6 +56,7 @@ impl Sandbox {
         self.text(name)
     }
 
+    /// A call of stepdown in the sandbox, to be changed before it is finished.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stepdown"));
         command
@@ -61,10 +68,12 @@ impl Sandbox {
         command
     }
 
+    /// What stepdown does with these arguments.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         Self::finish(&mut self.command(args))
     }
 
+    /// What the call does.
     pub(crate) fn finish(command: &mut Command) -> Ran {
         let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -11,6 +11,7 @@ use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report, Tone, plain, table};
 use crate::config::lint::{self, Warning};
 use crate::config::{Loaded, Lookup, Origin, Setting, reference};
+use crate::hadoop;
 
 /// Check, show and explain the configuration
 #[derive(Debug, Clone, Args)]
@@ -36,6 +37,7 @@ Examples:
 Examples:
   stepdown config show
   stepdown config show jobs.clicks
+  stepdown config show --hadoop dfs.ha
   stepdown --json config show watch")]
     Show(ShowArgs),
 
@@ -57,8 +59,12 @@ struct CheckArgs {
 /// Arguments of `show`.
 #[derive(Debug, Clone, Args)]
 struct ShowArgs {
-    /// Only this key, or the keys of this section
+    /// Only this key, or the keys of this section; with --hadoop, the properties that begin so
     key: Option<String>,
+
+    /// Show the Hadoop configuration instead: every property as it is used, and where it comes from
+    #[arg(long)]
+    hadoop: bool,
 }
 
 /// Runs the command.
@@ -68,6 +74,7 @@ struct ShowArgs {
 pub fn run(args: ConfigArgs, context: &mut Context) -> Result<Status> {
     match args.command {
         ConfigCommand::Check(args) => check(&args, context),
+        ConfigCommand::Show(args) if args.hadoop => show_hadoop(&args, context),
         ConfigCommand::Show(args) => show(&args, context),
         ConfigCommand::Reference => {
             context.out.raw(reference::FILE.as_bytes())?;
@@ -191,5 +198,117 @@ fn show(args: &ShowArgs, context: &mut Context) -> Result<Status> {
         },
         settings,
     })?;
+    Ok(Exit::Ok.into())
+}
+
+/// The result of `show --hadoop`.
+#[derive(Debug, Serialize)]
+struct HadoopReport {
+    /// The directory that was read; `null` if there is none.
+    conf_dir: Option<String>,
+    properties: Vec<Property>,
+    /// Values that were not taken, since an earlier one is final.
+    ignored: Vec<Ignored>,
+}
+
+#[derive(Debug, Serialize)]
+struct Property {
+    key: String,
+    value: String,
+    /// `default`, `stepdown` (`hadoop.overrides`), or the file and line.
+    origin: String,
+    #[serde(rename = "final")]
+    is_final: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Ignored {
+    key: String,
+    origin: String,
+}
+
+impl Report for HadoopReport {
+    fn text(&self, look: Look) -> String {
+        let rows: Vec<_> = self
+            .properties
+            .iter()
+            .map(|property| {
+                let tone = if property.origin == "default" {
+                    Tone::Dim
+                } else {
+                    Tone::Good
+                };
+                let mark = if property.is_final { ", final" } else { "" };
+                let origin = format!("{}{mark}", property.origin);
+                vec![
+                    plain(&*property.key),
+                    plain(&*property.value),
+                    (origin, tone),
+                ]
+            })
+            .collect();
+        let head = match &self.conf_dir {
+            Some(dir) => dir.clone(),
+            None => "no Hadoop configuration: the defaults are in force".to_owned(),
+        };
+        let mut text = format!(
+            "{head}\n\n{}",
+            table(look, &["PROPERTY", "VALUE", "ORIGIN"], &rows)
+        );
+        for Ignored { key, origin } in &self.ignored {
+            let _infallible = write!(
+                text,
+                "\nignored, an earlier value is final: {key} in {origin}"
+            );
+        }
+        text
+    }
+}
+
+fn show_hadoop(args: &ShowArgs, context: &mut Context) -> Result<Status> {
+    let app = context.open()?;
+    let conf = app.hadoop_conf().map_err(|error| Failure {
+        exit: Exit::Usage,
+        error: error.into(),
+    })?;
+    let wanted = |key: &str| {
+        args.key
+            .as_ref()
+            .is_none_or(|prefix| key.starts_with(prefix))
+    };
+    let properties: Vec<_> = conf
+        .entries()
+        .into_iter()
+        .filter(|entry| wanted(&entry.key))
+        .map(
+            |hadoop::Entry {
+                 key,
+                 value,
+                 origin,
+                 is_final,
+             }| Property {
+                key,
+                value,
+                origin: origin.to_string(),
+                is_final,
+            },
+        )
+        .collect();
+    if let (Some(prefix), true) = (&args.key, properties.is_empty()) {
+        let message = format!("no Hadoop property begins with {prefix:?}");
+        return Err(Failure::new(Exit::NotFound, message));
+    }
+    let ignored = conf.ignored().iter().filter(|(key, _)| wanted(key));
+    let report = HadoopReport {
+        conf_dir: conf.dir().map(|dir| dir.display().to_string()),
+        ignored: ignored
+            .map(|(key, origin)| Ignored {
+                key: key.clone(),
+                origin: origin.to_string(),
+            })
+            .collect(),
+        properties,
+    };
+    context.out.result(&report)?;
     Ok(Exit::Ok.into())
 }

@@ -8,7 +8,7 @@ use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
 use crate::cli::output::{Look, Report, Tone, printable};
 use crate::doctor::control::Probes;
-use crate::doctor::{Check, Verdict, control, host};
+use crate::doctor::{Check, Verdict, control, hadoop, host};
 
 /// Check whether stepdown can work here
 ///
@@ -82,6 +82,7 @@ pub async fn run(args: DoctorArgs, context: &mut Context) -> Result<Status> {
         Probes::Write
     };
     let mut checks = host::checks(app.loaded(), &context.environment);
+    checks.extend(hadoop::checks(&app).await);
     checks.extend(control::checks(&app, probes).await);
     let verdict = checks
         .iter()

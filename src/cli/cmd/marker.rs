@@ -212,7 +212,7 @@ async fn seen(storage: &dyn Storage, uri: &StorageUri, error: StorageError) -> F
 }
 
 /// A missing directory (an unmounted disk, a typing mistake) makes the marker unknown, not absent.
-async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
+pub(super) async fn see_directory_of(storage: &dyn Storage, uri: &StorageUri) -> Result<()> {
     let Some(dir) = uri.path.parent() else {
         return Ok(());
     };
@@ -295,7 +295,7 @@ async fn stat(args: &StatArgs, app: &App, context: &mut Context) -> Result<Statu
             match load::<MarkerNote>(storage.as_ref(), &uri.path).await {
                 Ok(note) => Some(note),
                 // Any content will do for a marker; and it may have gone by now.
-                Err(DocumentError::Malformed { .. }) => None,
+                Err(DocumentError::Malformed { .. } | DocumentError::NoControl { .. }) => None,
                 Err(error) if error.storage_kind() == Some(ErrorKind::NotFound) => None,
                 Err(error) => {
                     tracing::warn!(%error, "the marker's content cannot be read");

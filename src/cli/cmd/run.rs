@@ -121,7 +121,7 @@ pub struct RunStop {
     #[arg(long, value_name = "WHAT", value_parser = words(EndsWith::ALL, EndsWith::as_str))]
     pub ends_with: Option<EndsWith>,
 
-    /// Time after which a signal without effect is sent again [default: 1m]
+    /// Time after which a request of unknown fate is repeated [default: 1m]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub resend_after: Option<Duration>,
 }

@@ -262,13 +262,14 @@ async fn observe_all(daemon: &Daemon, planned: &[PlannedSlot]) -> StatusReport {
 async fn observe_slot(daemon: &Daemon, planned: &PlannedSlot) -> SlotStatus {
     let spec = &planned.spec;
     let mut unknown = Vec::new();
+    let trigger = spec.marker_policy.trigger;
     let mut poll = single_poll(
         daemon,
         &spec.marker_storage,
         &spec.marker.path,
         &spec.sentinel_dir,
     );
-    let sighting = match poll.poll().await.sighting(0, None) {
+    let sighting = match poll.poll().await.sighting(0, trigger, None) {
         Sighting::Present(_) => "present",
         Sighting::Absent => "absent",
         Sighting::Unknown(why) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::marker::see_directory_of;
 use super::stop::exit_of;
 use crate::app::App;
 use crate::cli::Context;
@@ -148,7 +149,12 @@ async fn wait_for_marker(
         alarm_after: watch.alarm_after,
     };
     let poll = single_poll(&app.daemon()?, &storage, &marker.path, &sentinel_dir);
-    let state = match await_marker(poll, until, policy, watch.interval, &sentinel_dir).await? {
+    let waited = await_marker(poll, until, policy, watch.interval, &sentinel_dir).await;
+    if waited.is_err() {
+        // A missing directory says more than that no sentinel can be put into it.
+        see_directory_of(storage.as_ref(), &marker).await?;
+    }
+    let state = match waited? {
         MarkerWait::Present => "present",
         MarkerWait::Gone => "gone",
         MarkerWait::NeverSeen => {
