@@ -19,8 +19,9 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::hdfs_error::{Asked, Failure};
-use super::hdfs_namenodes::{NameNodes, Refusal};
+use super::hdfs_namenodes::NameNodes;
 use super::hdfs_reach::Reach;
+use super::hdfs_tried::Refusal;
 use super::hdfs_write::HdfsWriter;
 use super::{hdfs_change as change, hdfs_look as look, hdfs_read as read};
 use crate::hadoop::credentials::Credentials;
