@@ -4,9 +4,9 @@
 pub mod common;
 
 #[cfg(test)]
-mod cli;
-#[cfg(test)]
 mod checkpoints;
+#[cfg(test)]
+mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
