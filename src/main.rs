@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     // A child may have the terminal while stepdown logs to it.
     // It never fails; if it did, only `stty tostop` would be the worse for it.
     let _best_effort = process::terminal::allow_background_output();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    // One thread: commands wait nearly all the time, and what thousands of engines take they take from
+    // one heap. Local disks and HDFS have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     {

@@ -8,6 +8,7 @@ pub mod alarm;
 pub mod ask;
 mod child_backend;
 pub mod crash_point;
+mod flag;
 pub mod hooks;
 pub mod poller;
 pub mod run;
@@ -65,6 +66,15 @@ impl Daemon {
             process,
             writes: Semaphore::new(WRITES_AT_ONCE),
         }))
+    }
+
+    /// This process as one that copies checkpoints.
+    pub fn copyist(&self, lease_ttl: std::time::Duration) -> crate::checkpoint::copy::Copyist {
+        crate::checkpoint::copy::Copyist {
+            owner: self.lease_owner(Uuid::new_v4()),
+            policy: stopping::lease_policy(lease_ttl),
+            host: self.host.clone(),
+        }
     }
 
     /// The monotonic clock of this boot: the same for all processes of this host, and untouched by

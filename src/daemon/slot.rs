@@ -7,10 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::Daemon;
 use super::alarm::{AlarmKind, Alarms};
+use super::flag::Flag;
 use super::hooks::Hooks;
 use super::poller::Sightings;
 use super::stopping::{Early, StopEnd};
@@ -26,6 +28,10 @@ use crate::storage::{ErrorKind, Storage, StoragePath, StorageUri};
 
 /// Pause before a failed read or write of the slot's own records is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How soon the marker of a new attempt is looked at; long enough that thousands of slots that begin
+/// together share their rounds.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 
 /// All that an engine has to know of its slot.
 #[derive(Debug)]
@@ -72,13 +78,21 @@ pub enum Followed {
 struct Watched {
     marker: MarkerState,
     armed_in: Option<GuardRecord>,
-    early: Early,
+    early: Option<Box<Early>>,
     /// Rounds that began before this say nothing.
     from: Instant,
     /// Pause before the next look at the attempt.
     pause: Duration,
     /// Whether a try to save the armed record ended without an answer, so that it may be there.
     unsure: bool,
+}
+
+/// What a look at an attempt comes to.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    Running,
+    Over,
+    Unknown,
 }
 
 /// The engine of one slot.
@@ -92,12 +106,12 @@ pub struct SlotEngine {
     pub(super) alarms: Alarms,
     pub(super) instance: Uuid,
     pub(super) shutdown: CancellationToken,
-    /// Cancelled when someone else (a signal that `run` passed on) asked the attempt already.
-    pub(super) asked: CancellationToken,
-    /// Cancelled when someone else (a second signal to `run`) killed the attempt.
-    pub(super) aborted: CancellationToken,
-    /// Cancelled when the attempt is known to have been asked by this engine or by one before it.
-    pub(super) requested: CancellationToken,
+    /// Raised when someone else (a signal that `run` passed on) asked the attempt already.
+    pub(super) asked: Flag,
+    /// Raised when someone else (a second signal to `run`) killed the attempt.
+    pub(super) aborted: Flag,
+    /// Raised when the attempt is known to have been asked by this engine or by one before it.
+    pub(super) requested: Flag,
     /// Attempts that ended, or may have, while no engine looked; none before they were looked for.
     left_over: Option<Vec<AttemptId>>,
     /// Since when the marker's directory has not been known for what it is.
@@ -124,9 +138,9 @@ impl SlotEngine {
             alarms: Alarms::default(),
             instance: Uuid::new_v4(),
             shutdown,
-            asked: CancellationToken::new(),
-            aborted: CancellationToken::new(),
-            requested: CancellationToken::new(),
+            asked: Flag::default(),
+            aborted: Flag::default(),
+            requested: Flag::default(),
             left_over: None,
             unguarded: None,
             origin: Instant::now(),
@@ -135,22 +149,31 @@ impl SlotEngine {
 
     /// The token to cancel when the attempt was asked to stop by other means than this engine's.
     pub fn asked(&self) -> CancellationToken {
-        self.asked.clone()
+        self.asked.token()
     }
 
     /// The token to cancel when the attempt was killed by other means than this engine's.
     pub fn aborted(&self) -> CancellationToken {
-        self.aborted.clone()
+        self.aborted.token()
     }
 
     /// The token that is cancelled as soon as it is known that the attempt was asked.
     pub fn requested(&self) -> CancellationToken {
-        self.requested.clone()
+        self.requested.token()
     }
+
+    /// What the log says of the slot. Made when there is something to say, and not kept: thousands of
+    /// idle slots have nothing to.
+    fn span(&self) -> tracing::Span {
+        let spec = &self.spec;
+        tracing::info_span!("slot", job = %spec.job, slot = %spec.slot, marker = %spec.marker)
+    }
+
+    // What is rare is boxed from here on, so that an engine that only waits is small.
 
     /// Follows one attempt of the slot after the other until the shutdown.
     pub async fn run(mut self) {
-        while let Some(attempt) = self.await_attempt().await {
+        while let Some(attempt) = Box::pin(self.await_attempt()).await {
             match Box::pin(self.follow(&attempt)).await {
                 Followed::Interrupted => return,
                 Followed::Receipt(_) => {
@@ -168,33 +191,36 @@ impl SlotEngine {
     pub async fn await_attempt(&mut self) -> Option<AttemptId> {
         let mut failing: Option<Instant> = None;
         loop {
-            match self.find_attempt().await {
-                Ok(found) => {
-                    failing = None;
-                    self.alarms.clear(AlarmKind::AttemptUnknown);
-                    if found.is_some() {
-                        return found;
-                    }
-                }
-                Err(why) => {
-                    let since = *failing.get_or_insert_with(Instant::now);
-                    let text = format!("it cannot be told what runs: {why}");
-                    self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
-                }
+            let span = self.span();
+            let looked = Box::pin(self.look_for_attempt(&mut failing)).instrument(span);
+            if let Some(found) = looked.await {
+                return Some(found);
             }
-            let told = failing.is_none();
-            let news = async {
-                if told {
-                    self.backend
-                        .await_news(None, self.spec.attempt_interval)
-                        .await;
-                } else {
-                    tokio::time::sleep(self.spec.attempt_interval).await;
-                }
+            let backend = &self.backend;
+            let interval = self.spec.attempt_interval;
+            let news = match failing {
+                None => backend.await_news(None, interval),
+                Some(_) => Box::pin(tokio::time::sleep(interval)),
             };
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
                 () = news => {}
+            }
+        }
+    }
+
+    async fn look_for_attempt(&mut self, failing: &mut Option<Instant>) -> Option<AttemptId> {
+        match self.find_attempt().await {
+            Ok(found) => {
+                *failing = None;
+                self.alarms.clear(AlarmKind::AttemptUnknown);
+                found
+            }
+            Err(why) => {
+                let since = *failing.get_or_insert_with(Instant::now);
+                let text = format!("it cannot be told what runs: {why}");
+                self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
+                None
             }
         }
     }
@@ -278,20 +304,20 @@ impl SlotEngine {
 
     /// Watches over `attempt` until it is over and its receipt is written, or until the shutdown.
     pub async fn follow(&mut self, attempt: &AttemptId) -> Followed {
-        let Some((armed, record)) = self.load_state(attempt).await else {
+        let span = self.span();
+        let state = Box::pin(self.load_state(attempt)).instrument(span).await;
+        let Some((armed, begun)) = state else {
             return Followed::Interrupted;
         };
-        tracing::info!(attempt = %attempt, armed = armed.is_some(), "following the attempt");
         let mut watched = Watched {
             marker: MarkerState::new(armed.is_some()),
             armed_in: armed.map(|armed| armed.directory),
-            early: Early::default(),
+            early: None,
             from: Instant::now(),
             pause: Duration::ZERO,
             unsure: false,
         };
         // A stop that was begun before this process goes on whatever the marker says meanwhile.
-        let begun = record.steps.intent || record.steps.receipt;
         let mut reason = begun.then_some(Reason::Marker);
         loop {
             let wanted = match reason.take() {
@@ -299,12 +325,19 @@ impl SlotEngine {
                 None => self.await_reason(attempt, &mut watched).await,
             };
             let Some(wanted) = wanted else {
-                self.drop_early(watched.early).await;
+                if let Some(early) = watched.early.take() {
+                    Box::pin(self.drop_early(*early)).await;
+                }
                 return Followed::Interrupted;
             };
-            let early = std::mem::take(&mut watched.early);
+            let early = watched
+                .early
+                .take()
+                .map_or_else(Early::default, |early| *early);
             let armed_in = watched.armed_in.as_ref();
-            match Box::pin(self.stop(attempt, wanted, armed_in, early)).await {
+            let span = self.span();
+            let stop = Box::pin(self.stop(attempt, wanted, armed_in, early));
+            match stop.instrument(span).await {
                 StopEnd::Receipt(receipt) => return Followed::Receipt(receipt),
                 StopEnd::Interrupted => return Followed::Interrupted,
                 StopEnd::Withdrawn => {
@@ -334,34 +367,36 @@ impl SlotEngine {
             })
         };
         self.sightings.attend();
+        if !watched.marker.is_armed() {
+            // Until the marker is seen for this attempt, its removal means nothing.
+            self.sightings.poke(Instant::now() + FIRST_LOOK);
+        }
         let mut change = watch(std::mem::take(&mut watched.pause));
         let mut unseen: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
-                () = self.asked.cancelled() => return Some(Reason::Signal),
-                () = &mut change => match self.backend.observe(attempt, Freshness::Recent).await {
-                    Observation::Stopped { .. } | Observation::Restarted { .. } => {
-                        return Some(Reason::None);
-                    }
-                    Observation::Running | Observation::Stopping => {
-                        unseen = None;
-                        self.alarms.clear(AlarmKind::AttemptUnknown);
-                        change = watch(Duration::ZERO);
-                    }
-                    Observation::Unknown { why } => {
-                        let since = *unseen.get_or_insert_with(Instant::now);
-                        let text = format!("it cannot be told whether the attempt runs: {why}");
-                        self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
+                () = self.asked.raised() => return Some(Reason::Signal),
+                () = &mut change => {
+                    let span = self.span();
+                    let seen = Box::pin(self.look_at(attempt, &mut unseen)).instrument(span).await;
+                    change = watch(match seen {
+                        Seen::Over => return Some(Reason::None),
+                        Seen::Running => Duration::ZERO,
                         // What changed may be that it is over, and then it changes no more.
-                        change = watch(interval);
-                    }
-                },
+                        Seen::Unknown => interval,
+                    });
+                }
                 round = self.sightings.next_round() => {
                     let round = round?;
                     // What was seen before the attempt was, or before its last stop was taken back,
                     // says nothing of it.
-                    if round.begun >= watched.from && self.take_round(attempt, &round, watched).await {
+                    if round.begun < watched.from {
+                        continue;
+                    }
+                    let span = self.span();
+                    let taken = Box::pin(self.take_round(attempt, &round, watched));
+                    if taken.instrument(span).await {
                         return Some(Reason::Marker);
                     }
                 }
@@ -369,14 +404,35 @@ impl SlotEngine {
         }
     }
 
-    /// Reads what is saved of the attempt, again and again until it can be read.
-    async fn load_state(&mut self, attempt: &AttemptId) -> Option<(Option<Armed>, StopRecord)> {
+    /// One look at the attempt that is followed.
+    async fn look_at(&mut self, attempt: &AttemptId, unseen: &mut Option<Instant>) -> Seen {
+        match self.backend.observe(attempt, Freshness::Recent).await {
+            Observation::Stopped { .. } | Observation::Restarted { .. } => Seen::Over,
+            Observation::Running | Observation::Stopping => {
+                *unseen = None;
+                self.alarms.clear(AlarmKind::AttemptUnknown);
+                Seen::Running
+            }
+            Observation::Unknown { why } => {
+                let since = *unseen.get_or_insert_with(Instant::now);
+                let text = format!("it cannot be told whether the attempt runs: {why}");
+                self.alarm_if_late(AlarmKind::AttemptUnknown, since, &text);
+                Seen::Unknown
+            }
+        }
+    }
+
+    /// Reads what is saved of the attempt, again and again until it can be read: whether it was armed,
+    /// and whether its stop was begun.
+    async fn load_state(&mut self, attempt: &AttemptId) -> Option<(Option<Armed>, bool)> {
         let since = Instant::now();
         loop {
             match self.try_load_state(attempt).await {
-                Ok(state) => {
+                Ok((armed, record)) => {
                     self.alarms.clear(AlarmKind::RecordFailed);
-                    return Some(state);
+                    let armed_before = armed.is_some();
+                    tracing::info!(%attempt, armed = armed_before, "following the attempt");
+                    return Some((armed, record.steps.intent || record.steps.receipt));
                 }
                 Err(error) => {
                     let text = format!("its records cannot be read: {}", error_chain(&error));
@@ -402,7 +458,7 @@ impl SlotEngine {
         let stop_id = attempt.stop_id(spec.slot);
         let record = StopRecord::load(&self.control, &spec.job, &stop_id).await?;
         if record.steps.requested {
-            self.requested.cancel();
+            self.requested.raise();
         }
         Ok((armed, record))
     }
@@ -426,8 +482,10 @@ impl SlotEngine {
         }
         match watched.marker.decide(&sighting, at, &policy) {
             Verdict::Watch => {
-                if !watched.early.is_empty() && !watched.marker.is_asked() {
-                    self.drop_early(std::mem::take(&mut watched.early)).await;
+                if !watched.marker.is_asked()
+                    && let Some(early) = watched.early.take()
+                {
+                    self.drop_early(*early).await;
                 }
                 let moved = matches!(&round.guard, Ok(now) if armed_in != Some(now));
                 if watched.marker.is_armed() && moved && self.stands(&sighting) {
@@ -441,8 +499,9 @@ impl SlotEngine {
             Verdict::LookAgainAt(when) => {
                 self.sightings.poke(self.origin + when);
                 // What the stop will need is made ready while the confirmation is waited for.
-                if watched.early.is_empty() {
-                    watched.early = Box::pin(self.prepare(attempt)).await;
+                if watched.early.is_none() {
+                    let early = self.prepare(attempt).await;
+                    watched.early = (!early.is_empty()).then(|| Box::new(early));
                 }
             }
             Verdict::StopWanted => return true,

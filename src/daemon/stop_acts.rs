@@ -118,7 +118,7 @@ impl SlotEngine {
                 let order = self.order(attempt, drive.generation());
                 self.backend.request_stop(attempt, &order).await?;
                 drive.request = Request::Done;
-                self.requested.cancel();
+                self.requested.raise();
                 crash_point("requested");
                 tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
             }
@@ -290,7 +290,7 @@ impl SlotEngine {
                 (Outcome::Died, None) => Reason::None,
             },
             how: match outcome {
-                _ if steps.killing || self.aborted.is_cancelled() => How::Killed,
+                _ if steps.killing || self.aborted.is_raised() => How::Killed,
                 Outcome::Died => How::ByItself,
                 _ if !steps.requesting && !signalled && !self.backend.drains_itself() => {
                     How::ByItself

@@ -302,7 +302,7 @@ impl SlotEngine {
         armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
     ) -> Result<Flow, StepError> {
-        if self.asked.is_cancelled() && drive.reason != Reason::Signal {
+        if self.asked.is_raised() && drive.reason != Reason::Signal {
             drive.signalled();
         }
         if drive.lease.is_none()
@@ -379,7 +379,7 @@ impl SlotEngine {
             Acquired::Held { generation, owner } => {
                 tracing::debug!(%generation, ?owner, "another stepdown drives this stop");
                 drive.waited = true;
-                if !self.requested.is_cancelled() {
+                if !self.requested.is_raised() {
                     self.see_requested(attempt, drive).await?;
                 }
                 return self.end_with_receipt(attempt).await.map(Some);
@@ -406,7 +406,7 @@ impl SlotEngine {
         drive.look_again();
         let steps = drive.record.steps;
         if steps.requested {
-            self.requested.cancel();
+            self.requested.raise();
         }
         if drive.waited && drive.reason == Reason::Marker && !steps.intent && !steps.receipt {
             // The other took its stop back, or never came to it: what was confirmed before is old.
@@ -420,7 +420,7 @@ impl SlotEngine {
         let stop_id = attempt.stop_id(self.spec.slot);
         drive.record = StopRecord::load(&self.control, &self.spec.job, &stop_id).await?;
         if drive.record.steps.requested {
-            self.requested.cancel();
+            self.requested.raise();
         }
         Ok(())
     }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::Daemon;
 use super::poller::{PollPolicy, Poller};
@@ -238,12 +237,6 @@ impl Group {
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(poller, stop.clone()));
         for (slot, sightings) in self.slots.into_iter().zip(views) {
-            let span = tracing::info_span!(
-                "slot",
-                job = %slot.spec.job,
-                slot = %slot.spec.slot,
-                marker = %slot.spec.marker
-            );
             let engine = SlotEngine::new(
                 daemon.clone(),
                 slot.spec,
@@ -252,7 +245,7 @@ impl Group {
                 sightings,
                 stop.clone(),
             );
-            tasks.spawn(engine.run().instrument(span));
+            tasks.spawn(engine.run());
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended

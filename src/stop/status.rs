@@ -115,8 +115,11 @@ struct Trouble {
 struct Entry {
     /// Time stamp in the last listing; none if it was not there.
     stamp: Option<Timestamp>,
-    /// Since when that is known.
+    /// Since when that is known; none if it was so at the first look.
     since: Option<Instant>,
+    /// Whether it changed in the last listing: its slot is told once more after the next, since two
+    /// changes may have the same time stamp.
+    is_fresh: bool,
     /// What it said at a time stamp.
     read: Option<(Timestamp, Arc<StatusFile>)>,
     bell: Arc<Notify>,
@@ -218,7 +221,7 @@ impl StatusBoard {
         let entry = seen.entry_of(path.name());
         if entry
             .since
-            .is_some_and(|since| since.elapsed() >= STAMP_GRAIN)
+            .is_none_or(|since| since.elapsed() >= STAMP_GRAIN)
         {
             entry.read = Some((stamp, Arc::clone(&file)));
         }
@@ -282,15 +285,20 @@ impl Seen {
             if entry.stamp != stamp {
                 entry.stamp = stamp;
                 entry.since = Some(now);
+                entry.is_fresh = true;
                 entry.read = None;
+                entry.bell.notify_one();
+            } else if entry.is_fresh && entry.since.is_some_and(|at| now - at >= STAMP_GRAIN) {
+                entry.is_fresh = false;
                 entry.bell.notify_one();
             }
         }
+        let since = self.listed.is_some().then_some(now);
         for found in listing {
             if !self.files.contains_key(found.path.name()) {
                 let entry = self.entry_of(found.path.name());
                 entry.stamp = Some(found.modified_at);
-                entry.since = Some(now);
+                entry.since = since;
             }
         }
     }

@@ -234,6 +234,11 @@ impl Storage for HdfsStorage {
         change::delete_tree(&self.shared, tree.path()).await
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        // A closed block was written to the disks of its DataNodes with its last packet.
+        self.identify_dir(dir).await.map(|_| ())
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         change::set_attributes(&self.shared, path, attributes).await
     }

@@ -370,6 +370,15 @@ impl Storage for ViewfsStorage {
             .map_err(self.seen(tree.path()))
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        let (mount, target) = self.mounted("make durable", dir)?;
+        mount
+            .storage
+            .make_durable(&target)
+            .await
+            .map_err(self.seen(dir))
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         let (mount, target) = self.mounted("set attributes of", path)?;
         mount

@@ -292,6 +292,12 @@ pub trait Storage: Debug + Send + Sync {
     /// deleted by the same call again.
     async fn delete_tree(&self, tree: &OwnedTree) -> Result<Removal>;
 
+    /// Makes everything below `dir` durable, whatever mode it was written in.
+    ///
+    /// # Errors
+    /// `NotFound`; where the storage could not promise it.
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()>;
+
     /// Sets permission bits and owners.
     ///
     /// # Errors

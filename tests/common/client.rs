@@ -100,6 +100,22 @@ impl HadoopClient {
         self.run(FS_SHELL, args, &[])
     }
 
+    /// Runs `hdfs dfs <args>` with the flags that Hadoop's own scripts give to `java`: without what makes
+    /// the tools of the tests start quickly.
+    ///
+    /// # Errors
+    /// If it cannot be run, or does not end within two minutes.
+    pub fn stock_dfs(&self, args: &[&str]) -> Result<ToolOutput> {
+        let mut java = self.hadoop.stock_java_args(&self.conf_dir, FS_SHELL);
+        java.extend(args.iter().map(OsString::from));
+        run_program(
+            &java_program(),
+            &java,
+            self.env.iter().cloned(),
+            TOOL_DEADLINE,
+        )
+    }
+
     /// Runs `hdfs dfs <args>` as another user (simple authentication only).
     ///
     /// # Errors

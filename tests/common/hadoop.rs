@@ -117,14 +117,28 @@ impl Hadoop {
         Ok(formatted_path(warm))
     }
 
-    /// The arguments of `java` that run `class` with the configuration in `conf_dir`. Temporary files
-    /// go beside that directory: a killed server does not remove its own.
-    pub fn java_args(&self, conf_dir: &Path, heap_mb: u32, class: &str) -> Vec<OsString> {
+    /// The arguments of `java` as Hadoop's own scripts give them to `class`.
+    pub fn stock_java_args(&self, conf_dir: &Path, class: &str) -> Vec<OsString> {
+        let opens = JVM_FLAGS.iter().filter(|flag| flag.starts_with("--add-"));
+        let mut args: Vec<OsString> = opens.map(OsString::from).collect();
+        args.push("-cp".into());
+        args.push(self.class_path(conf_dir));
+        args.push(class.into());
+        args
+    }
+
+    fn class_path(&self, conf_dir: &Path) -> OsString {
         let mut class_path = self.home.join("jars/*").into_os_string();
         for dir in [conf_dir, &self.home] {
             class_path.push(":");
             class_path.push(dir);
         }
+        class_path
+    }
+
+    /// The arguments of `java` that run `class` with the configuration in `conf_dir`. Temporary files
+    /// go beside that directory: a killed server does not remove its own.
+    pub fn java_args(&self, conf_dir: &Path, heap_mb: u32, class: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = JVM_FLAGS.iter().map(OsString::from).collect();
         args.push(format!("-Xmx{heap_mb}m").into());
         if let Some(beside) = conf_dir.parent() {
@@ -142,7 +156,7 @@ impl Hadoop {
             args.push(flag);
         }
         args.push("-cp".into());
-        args.push(class_path);
+        args.push(self.class_path(conf_dir));
         args.push(class.into());
         args
     }

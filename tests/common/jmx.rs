@@ -60,6 +60,25 @@ pub fn rpc_calls(http_port: u16, rpc_port: u16) -> Option<BTreeMap<String, u64>>
     Some(figures.as_object()?.iter().filter_map(count).collect())
 }
 
+/// How many requests of clients the NameNode with these ports has answered; `None` if it does not say.
+pub fn client_requests(http_port: u16, rpc_port: u16) -> Option<u64> {
+    // What DataNodes ask for.
+    const OF_SERVERS: [&str; 5] = [
+        "SendHeartbeatNumOps",
+        "BlockReportNumOps",
+        "BlockReceivedAndDeletedNumOps",
+        "RegisterDatanodeNumOps",
+        "VersionRequestNumOps",
+    ];
+    let name = format!("RpcDetailedActivityForPort{rpc_port}");
+    let detail = bean(http_port, "NameNode", &name)?;
+    let counts = detail
+        .as_object()?
+        .iter()
+        .filter(|(key, _)| key.ends_with("NumOps") && !OF_SERVERS.contains(&key.as_str()));
+    Some(counts.filter_map(|(_, count)| count.as_u64()).sum())
+}
+
 fn bean(http_port: u16, service: &str, name: &str) -> Option<Value> {
     let path = format!("/jmx?qry=Hadoop:service={service},name={name}");
     let answer: Value = serde_json::from_str(&http_get(http_port, &path)?).ok()?;

@@ -72,6 +72,7 @@ const PURE: &[&str] = &[
     "checkpoint/log/sources.rs",
     "checkpoint/needs/logs.rs",
     "checkpoint/needs/mod.rs",
+    "checkpoint/needs/schemas.rs",
     "checkpoint/needs/sources.rs",
     "checkpoint/needs/state.rs",
     "checkpoint/operator.rs",
