@@ -5,7 +5,11 @@
 //! time of real processes. Nothing here is a test.
 
 // Each part uses some of the fixtures.
-#[expect(dead_code, reason = "the fixtures serve the cluster tests as well")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "the fixtures serve the cluster tests as well"
+)]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 

@@ -108,7 +108,12 @@ impl HadoopClient {
     pub fn stock_dfs(&self, args: &[&str]) -> Result<ToolOutput> {
         let mut java = self.hadoop.stock_java_args(&self.conf_dir, FS_SHELL);
         java.extend(args.iter().map(OsString::from));
-        run_program(&java_program(), &java, self.env.iter().cloned(), TOOL_DEADLINE)
+        run_program(
+            &java_program(),
+            &java,
+            self.env.iter().cloned(),
+            TOOL_DEADLINE,
+        )
     }
 
     /// Runs `hdfs dfs <args>` as another user (simple authentication only).
