@@ -200,6 +200,7 @@ impl Work {
             },
             copied,
             moved_aside,
+            problems: Vec::new(),
             remarks: Vec::new(),
         }
     }
