@@ -192,6 +192,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
         | RunError::Spawn(_)
         | RunError::Interrupted(_)
         | RunError::NoReceipt { .. }
+        | RunError::Unfollowed { .. }
         | RunError::System { .. } => None,
     }
 }

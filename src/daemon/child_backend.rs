@@ -1,5 +1,7 @@
 //! The backend of `run`: signals to its own child.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,11 +14,33 @@ use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder
 /// How long after a child is seen to be gone its exit code may take to be known.
 const EXIT_TOLD: Duration = Duration::from_millis(500);
 
+/// The right to make the one request of an attempt: its engine and a signal that is passed on may
+/// come to it at the same moment, and a second signal means "abort" to many a driver.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OneRequest(Arc<AtomicBool>);
+
+impl OneRequest {
+    /// Takes the right; false if it was taken before.
+    pub(super) fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether it was taken.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn give_back(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// The signal backend for a child of this process, which knows how it ended.
 #[derive(Debug)]
 pub(super) struct ChildBackend {
     pub(super) signal: SignalBackend,
     pub(super) exit: watch::Receiver<Option<Exit>>,
+    pub(super) one_request: OneRequest,
 }
 
 #[async_trait]
@@ -38,7 +62,14 @@ impl Backend for ChildBackend {
         attempt: &AttemptId,
         order: &StopOrder,
     ) -> Result<(), BackendError> {
-        self.signal.request_stop(attempt, order).await
+        if !self.one_request.claim() {
+            return Ok(());
+        }
+        let asked = self.signal.request_stop(attempt, order).await;
+        if asked.is_err() {
+            self.one_request.give_back();
+        }
+        asked
     }
 
     async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {

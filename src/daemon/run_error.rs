@@ -57,6 +57,14 @@ pub enum RunError {
         /// How the command ended.
         exit: Option<Exit>,
     },
+    /// A fault of stepdown: the command may run on, and its marker is left for who comes next.
+    #[error(
+        "the command is not followed any more, and may run on; `stepdown run` again takes it over"
+    )]
+    Unfollowed {
+        /// What happened.
+        source: std::io::Error,
+    },
     /// Something of the system refused.
     #[error("{step} failed")]
     System {

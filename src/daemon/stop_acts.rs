@@ -1,6 +1,7 @@
 //! What the single steps of a stop do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -118,12 +119,16 @@ impl SlotEngine {
                 let order = self.order(attempt, drive.generation());
                 self.backend.request_stop(attempt, &order).await?;
                 drive.request = Request::Done;
+                // Only now it is known to have been asked, so its time to drain begins now.
+                drive.carried = Duration::ZERO;
+                drive.asked = Some(Instant::now());
                 self.requested.raise();
                 crash_point("requested");
                 tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
             }
             Next::SaveRequested => {
-                drive.record.save_requested().await?;
+                let asked = self.asking(attempt, drive.generation());
+                drive.record.save_requested(&asked).await?;
                 crash_point("requested-saved");
             }
             Next::Observe => return Ok(Flow::Wait),

@@ -492,7 +492,11 @@ impl SlotEngine {
     /// of two time stamps of the storage, but nothing where its clock and a host's were too far apart,
     /// then or now: a clock that jumps must not kill a job early.
     async fn carried(&self, now: Timestamp, record: &StopRecord) -> Result<Duration, StepError> {
-        let asking = record.load_asking().await?;
+        let asked = record.load_asked().await?;
+        let asking = match asked {
+            Some(asked) => Some(asked),
+            None => record.load_asking().await?,
+        };
         if let Some(asking) = &asking
             && asking.host == self.daemon.host
             && asking.boot_id == self.daemon.boot_id

@@ -11,6 +11,8 @@ mod cli;
 mod config;
 #[cfg(test)]
 mod demo;
+#[cfg(all(test, feature = "crash-points"))]
+mod crashes;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]

@@ -514,7 +514,11 @@ async fn what_was_confirmed_before_another_took_its_stop_back_is_confirmed_anew(
     assert_stopped_once(&stage, "a second removal").await;
     let confirming = second.script.calls(Operation::IdentifyDir) - rounds;
     // The two polls that confirm and the look after the intent ask for the directory twice each.
-    assert!(confirming >= 6, "{confirming} looks at the directory\n{}", stage.log());
+    assert!(
+        confirming >= 6,
+        "{confirming} looks at the directory\n{}",
+        stage.log()
+    );
     first.end().await;
     second.end().await;
 }

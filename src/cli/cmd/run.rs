@@ -244,6 +244,7 @@ fn failure(error: RunError) -> Failure {
         | RunError::Document(_)
         | RunError::Lease(_)
         | RunError::NoReceipt { .. }
+        | RunError::Unfollowed { .. }
         | RunError::System { .. } => None,
     };
     let mut failure = Failure::from(error);
