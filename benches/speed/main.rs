@@ -4,10 +4,11 @@
 //! runs what is named and writes nothing. Quiet machines only: what is measured is wall time and CPU
 //! time of real processes. Nothing here is a test.
 
-// Each part uses some of the fixtures.
-#[expect(dead_code, reason = "the fixtures serve the cluster tests as well")]
+#![expect(unreachable_pub, reason = "a program, and everything in it is its own")]
+
+// Public, as in the tests: each part uses some of the fixtures.
 #[path = "../../tests/common/mod.rs"]
-mod common;
+pub mod common;
 
 mod idle;
 mod latency;

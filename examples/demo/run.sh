@@ -99,7 +99,7 @@ mkfifo "$demo/log"
 tee "$demo/watch.log" <"$demo/log" | sed -u 's/^[^ ]*T\([0-9:]*\)[^ ]* /watch | \1/; s/slot{[^}]*}: //' &
 "$stepdown" --color never watch 2>"$demo/log" &
 echo "$!" >"$demo/watch.pid"
-await grep -qs ' armed' "$demo/watch.log"
+await grep -qs ' armed marker=' "$demo/watch.log"
 
 echo
 say "Now it is your turn. In another terminal:"

@@ -17,4 +17,12 @@ pub enum CheckpointError {
     /// The storage could not answer.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The manifest of a copy is not usable.
+    #[error("{uri} is not a usable manifest: {why}")]
+    Manifest {
+        /// The manifest.
+        uri: StorageUri,
+        /// What is wrong with it.
+        why: String,
+    },
 }

@@ -66,6 +66,8 @@ pub enum Code {
     OperatorDamaged,
     /// Metadata of an operator name a schema file that is not in this checkpoint.
     SchemaElsewhere,
+    /// A schema file that metadata of operators name is not in this checkpoint.
+    SchemaMissing,
     /// A needed file is a link, a directory or something else that is not copied.
     NotAFile,
     /// State without a log.
@@ -89,6 +91,17 @@ pub struct Finding {
     pub found: String,
     /// What Spark does on a restart.
     pub spark: String,
+}
+
+impl std::fmt::Display for Finding {
+    /// `path: found X, expected Y`, on one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: found {}, expected {}",
+            self.path, self.found, self.expected
+        )
+    }
 }
 
 impl Finding {

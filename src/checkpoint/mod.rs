@@ -5,6 +5,9 @@
 //! leaves version N+1 of the state.
 
 pub mod contents;
+pub mod copies;
+pub mod copy;
+pub mod diff;
 mod error;
 pub mod finding;
 pub mod inspect;
@@ -12,11 +15,13 @@ pub mod layout;
 pub mod listing;
 pub mod load;
 pub mod log;
+pub mod manifest;
 pub mod needs;
 pub mod operator;
 pub mod plan;
 pub mod progress;
 mod query_id;
+pub mod retain;
 pub mod state_store;
 pub mod target;
 pub mod verify;

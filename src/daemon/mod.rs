@@ -69,6 +69,15 @@ impl Daemon {
         }))
     }
 
+    /// This process as one that copies checkpoints.
+    pub fn copyist(&self, lease_ttl: std::time::Duration) -> crate::checkpoint::copy::Copyist {
+        crate::checkpoint::copy::Copyist {
+            owner: self.lease_owner(Uuid::new_v4()),
+            policy: stopping::lease_policy(lease_ttl),
+            host: self.host.clone(),
+        }
+    }
+
     /// The monotonic clock of this boot: the same for all processes of this host, and untouched by
     /// whatever happens to the wall clock.
     fn uptime() -> Duration {

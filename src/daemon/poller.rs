@@ -183,9 +183,10 @@ impl Poller {
         let before = self.news.borrow().clone();
         let moved = match (&before.round.guard, &round.guard) {
             (Ok(before), Ok(now)) => before != now,
-            // Whether it is the same as before the trouble is for each slot to find out.
-            (Err(_), Ok(_)) => true,
-            (_, Err(_)) => false,
+            // Whether it is the same as before the trouble is for each slot to find out; and a marker
+            // that is there in a directory that nobody vouches for is in trouble, too.
+            (Err(_), Ok(_)) | (Ok(_), Err(_)) => true,
+            (Err(_), Err(_)) => false,
         };
         let news = News {
             round: Arc::new(round),

@@ -29,6 +29,10 @@ use crate::storage::{ErrorKind, Storage, StoragePath, StorageUri};
 /// Pause before a failed read or write of the slot's own records is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How soon the marker of a new attempt is looked at; long enough that thousands of slots that begin
+/// together share their rounds.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+
 /// All that an engine has to know of its slot.
 #[derive(Debug)]
 pub struct SlotSpec {
@@ -363,6 +367,10 @@ impl SlotEngine {
             })
         };
         self.sightings.attend();
+        if !watched.marker.is_armed() {
+            // Until the marker is seen for this attempt, its removal means nothing.
+            self.sightings.poke(Instant::now() + FIRST_LOOK);
+        }
         let mut change = watch(std::mem::take(&mut watched.pause));
         let mut unseen: Option<Instant> = None;
         loop {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{ConfSource, tickets, token_file};
 use super::*;
+use crate::hadoop::{ConfSource, tickets, token_file};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_000).unwrap()

@@ -6,6 +6,7 @@
 //!
 //! Files are read in [`HadoopConf::load`] and by [`credentials`]; everything else is pure.
 
+mod credential_problem;
 mod environment;
 mod error;
 mod keys;

@@ -112,8 +112,8 @@ impl HadoopConf {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{ConfSource, Environment};
     use super::*;
+    use crate::hadoop::{ConfSource, Environment};
 
     fn conf(values: &[(&str, &str)]) -> HadoopConf {
         let values: BTreeMap<String, String> = values

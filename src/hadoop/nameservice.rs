@@ -249,8 +249,8 @@ fn parse_address(text: &str, id: Option<String>) -> Result<NameNode, String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{ConfSource, Environment};
     use super::*;
+    use crate::hadoop::{ConfSource, Environment};
 
     fn conf(values: &[(&str, &str)]) -> HadoopConf {
         let values: BTreeMap<String, String> = values

@@ -43,12 +43,11 @@ fn parse(text: &str) -> Option<u32> {
                 _ => return None,
             };
         }
+        // Hadoop starts from nothing, and only the last clause about each of user, group and others
+        // counts.
+        let bits = if sign == "-" { 0 } else { bits };
         for shift in shifts(who.trim())? {
-            match sign {
-                "=" => allowed = allowed & !(7 << shift) | bits << shift,
-                "+" => allowed |= bits << shift,
-                _ => allowed &= !(bits << shift),
-            }
+            allowed = allowed & !(7 << shift) | bits << shift;
         }
     }
     Some(!allowed & 0o777)
@@ -88,7 +87,7 @@ mod tests {
             ("=rx", 0o222),
             ("u=rwx", 0o077),
             ("u+rwx, g+r", 0o037),
-            ("ug=rwx,g-w,o=r", 0o023),
+            ("ug=rwx,g-w,o=r", 0o073),
         ] {
             assert_eq!(parse(text), Some(expected), "{text}");
         }

@@ -30,6 +30,7 @@ pub enum Operation {
     DeleteFile,
     DeleteTree,
     SetAttributes,
+    MakeDurable,
 }
 
 impl Operation {
@@ -50,6 +51,7 @@ impl Operation {
             Operation::DeleteFile => "delete",
             Operation::DeleteTree => "delete tree",
             Operation::SetAttributes => "set attributes of",
+            Operation::MakeDurable => "make durable",
         }
     }
 
@@ -72,7 +74,8 @@ impl Operation {
             | Operation::Rename
             | Operation::DeleteFile
             | Operation::DeleteTree
-            | Operation::SetAttributes => true,
+            | Operation::SetAttributes
+            | Operation::MakeDurable => true,
         }
     }
 }

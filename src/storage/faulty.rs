@@ -238,6 +238,13 @@ impl<S: Storage + 'static> Storage for Faulty<S> {
             .await
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        let gate = self.gate(Operation::MakeDurable, dir);
+        let (inner, dir) = (self.inner.clone(), dir.clone());
+        gate.pass(async move { inner.make_durable(&dir).await })
+            .await
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         let gate = self.gate(Operation::SetAttributes, path);
         let (inner, path, attributes) = (self.inner.clone(), path.clone(), attributes.clone());

@@ -19,8 +19,9 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::hdfs_error::{Asked, Failure};
-use super::hdfs_namenodes::{NameNodes, Refusal};
+use super::hdfs_namenodes::NameNodes;
 use super::hdfs_reach::Reach;
+use super::hdfs_tried::Refusal;
 use super::hdfs_write::HdfsWriter;
 use super::{hdfs_change as change, hdfs_look as look, hdfs_read as read};
 use crate::hadoop::credentials::Credentials;
@@ -232,6 +233,11 @@ impl Storage for HdfsStorage {
 
     async fn delete_tree(&self, tree: &OwnedTree) -> Result<Removal> {
         change::delete_tree(&self.shared, tree.path()).await
+    }
+
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        // A closed block was written to the disks of its DataNodes with its last packet.
+        self.identify_dir(dir).await.map(|_| ())
     }
 
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {

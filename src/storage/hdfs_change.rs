@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::hdfs::Shared;
 use super::hdfs_error::{Asked, Failure, is_source_missing};
 use super::hdfs_look::{is_below_a_file, stat_before};
-use super::hdfs_namenodes::Refusal;
+use super::hdfs_tried::Refusal;
 use crate::storage::{
     Attributes, ErrorKind, FileKind, FileStat, Removal, Result, StorageError, StoragePath, Touched,
 };

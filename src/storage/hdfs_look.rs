@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use super::hdfs::Shared;
 use super::hdfs_error::Asked;
-use super::hdfs_namenodes::{Lane, Refusal};
+use super::hdfs_namenodes::Lane;
 use super::hdfs_session::Progress;
+use super::hdfs_tried::Refusal;
 use super::walk::walk_tree;
 use crate::storage::{DirIdentity, ErrorKind, FileKind, FileStat, Result, StoragePath};
 

@@ -10,11 +10,11 @@
 //! - An answer counts only if its NameNode is still the one held for active when it comes: one that
 //!   was hung and wakes up may tell of a past long gone.
 //! - A client that did not answer twice is replaced by a new one, but not more often than every
-//!   [`REBUILD_SPACING`].
+//!   [`REBUILD_SPACING`](super::hdfs_slot::REBUILD_SPACING).
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdfs_native::{Client, HdfsError};
@@ -23,12 +23,10 @@ use tokio::time::Instant;
 use super::hdfs_error::{Asked, Failure, Next};
 use super::hdfs_reach::Reach;
 use super::hdfs_session::{Progress, Session};
+use super::hdfs_slot::Slot;
+use super::hdfs_tried::{Refusal, Tried};
 use crate::storage::ErrorKind;
 
-/// A client that hangs is not replaced more often than this.
-const REBUILD_SPACING: Duration = Duration::from_secs(5);
-/// Time-outs in a row after which a client is replaced.
-const TIMEOUTS_BEFORE_REBUILD: u32 = 2;
 /// Rounds over NameNodes that all refuse connections: a restart takes longer than a call.
 const ROUNDS_WHEN_HOPELESS: u32 = 3;
 /// The shortest and the longest pause between rounds.
@@ -44,19 +42,6 @@ pub(super) enum Lane {
     Bulk,
 }
 
-/// A call that none of the NameNodes answered, or that one refused.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    /// What the last one said, or the most telling of all.
-    pub(super) failure: Failure,
-    /// Index of the NameNode that said so.
-    pub(super) node: usize,
-    /// What all of them said, for people; empty if one refused for good.
-    pub(super) tried: String,
-    /// Whether a change may have been made.
-    pub(super) outcome_is_unknown: bool,
-}
-
 /// An answer, and the session it came by.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
@@ -68,29 +53,6 @@ pub(super) struct Answer<T> {
 struct Node {
     reach: Reach,
     lanes: [Slot; 2],
-}
-
-/// A place for a client.
-#[derive(Debug, Default)]
-struct Slot {
-    state: Mutex<SlotState>,
-    /// Held while a client is built, so that many waiting calls make one.
-    building: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct SlotState {
-    session: Option<Arc<Session>>,
-    built_at: Option<Instant>,
-    timeouts: u32,
-    /// Whether the session answered since its last trouble.
-    is_proved: bool,
-}
-
-impl Slot {
-    fn state(&self) -> std::sync::MutexGuard<'_, SlotState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// All NameNodes of one file system.
@@ -260,11 +222,11 @@ impl NameNodes {
             return Err((Failure::Closed, WasSent::No));
         };
         let slot = node.slot(lane);
-        let session = self
-            .session(node, slot, until)
+        let session = slot
+            .session(&node.reach, until)
             .await
             .map_err(|f| (f, WasSent::No))?;
-        if sort == Sort::Change && !slot.state().is_proved {
+        if sort == Sort::Change && !slot.is_proved() {
             let client = session.client();
             let proof = session
                 .run(until, async move { client.get_file_info("/").await })
@@ -299,77 +261,9 @@ impl NameNodes {
         }
     }
 
-    /// The session of a slot; a new one if there is none.
-    async fn session(
-        &self,
-        node: &Node,
-        slot: &Slot,
-        until: Instant,
-    ) -> Result<Arc<Session>, Failure> {
-        let current = || slot.state().session.clone();
-        if let Some(session) = current() {
-            return Ok(session);
-        }
-        let build = async {
-            let _building = slot.building.lock().await;
-            if let Some(session) = current() {
-                return Ok(session);
-            }
-            let session = Session::start(node.reach.spec().await?, until).await?;
-            let mut state = slot.state();
-            *state = SlotState {
-                session: Some(Arc::clone(&session)),
-                built_at: Some(Instant::now()),
-                ..SlotState::default()
-            };
-            Ok(session)
-        };
-        tokio::time::timeout_at(until, build)
-            .await
-            .unwrap_or(Err(Failure::TimedOut))
-    }
-
     /// Keeps what a call taught about its session.
     fn note(&self, slot: &Slot, session: &Arc<Session>, failure: Option<&Failure>) {
-        let mut state = slot.state();
-        if !state
-            .session
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, session))
-        {
-            return;
-        }
-        let is_broken = match failure {
-            None => {
-                state.timeouts = 0;
-                state.is_proved = true;
-                false
-            }
-            Some(failure) => match failure.next() {
-                Next::Return => {
-                    state.timeouts = 0;
-                    false
-                }
-                Next::AskAnother | Next::Unknown => {
-                    state.is_proved = false;
-                    match failure {
-                        Failure::TimedOut => {
-                            state.timeouts += 1;
-                            state.timeouts >= TIMEOUTS_BEFORE_REBUILD
-                        }
-                        // The client's own state may have been left half changed.
-                        Failure::Panicked(_) | Failure::Closed => true,
-                        Failure::Client(_) => false,
-                    }
-                }
-            },
-        };
-        let is_due = state
-            .built_at
-            .is_none_or(|at| at.elapsed() >= REBUILD_SPACING);
-        if is_broken && is_due {
-            state.session = None;
-            drop(state);
+        if slot.note(session, failure) {
             self.active.fetch_add(1 << 8, Ordering::SeqCst);
             tracing::info!("an HDFS client that did not answer is replaced by a new one");
         }
@@ -429,68 +323,6 @@ enum WasSent {
     Maybe,
 }
 
-/// What the NameNodes said in one round.
-#[derive(Debug)]
-struct Tried {
-    count: usize,
-    worst: Option<(Failure, usize)>,
-    words: Vec<String>,
-    is_hopeless: bool,
-}
-
-impl Default for Tried {
-    fn default() -> Self {
-        Self {
-            count: 0,
-            worst: None,
-            words: Vec::new(),
-            is_hopeless: true,
-        }
-    }
-}
-
-impl Tried {
-    fn add(&mut self, node: usize, name: &str, failure: Failure) {
-        self.count += 1;
-        self.words.push(format!("{name}: {failure}"));
-        self.is_hopeless &= is_hopeless(&failure);
-        if self
-            .worst
-            .as_ref()
-            .is_none_or(|(worst, _)| weight(&failure) > weight(worst))
-        {
-            self.worst = Some((failure, node));
-        }
-    }
-
-    fn into_refusal(self) -> Refusal {
-        let (failure, node) = self.worst.unwrap_or((Failure::TimedOut, 0));
-        Refusal {
-            failure,
-            node,
-            tried: self.words.join("; "),
-            outcome_is_unknown: false,
-        }
-    }
-}
-
-/// Whether the next second will hardly bring another result.
-fn is_hopeless(failure: &Failure) -> bool {
-    match failure {
-        Failure::Client(HdfsError::IOError(_)) => failure.next() == Next::AskAnother,
-        Failure::Panicked(_) => true,
-        Failure::Client(_) | Failure::TimedOut | Failure::Closed => false,
-    }
-}
-
-/// How much a failure tells: what a person should look at first.
-fn weight(failure: &Failure) -> u8 {
-    match failure {
-        Failure::Closed => 0,
-        _ if failure.kind(Asked::Stat) == ErrorKind::Standby => 1,
-        Failure::Client(HdfsError::IOError(_)) => 2,
-        Failure::Client(_) => 3,
-        Failure::TimedOut => 4,
-        Failure::Panicked(_) => 5,
-    }
-}
+#[cfg(test)]
+#[path = "hdfs_namenodes_tests.rs"]
+mod tests;

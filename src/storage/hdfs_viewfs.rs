@@ -4,31 +4,19 @@
 //! exist only because something is mounted below them can be looked at and not changed, as in Hadoop.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
 
+use super::hdfs_mount::{Mount, ViewWriter};
 use super::walk::walk_tree;
 use super::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileKind,
     FileStat, OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched,
     Writer,
 };
-
-/// A part of the tree that lies elsewhere.
-#[derive(Debug, Clone)]
-pub(super) struct Mount {
-    /// The mount point; the root for what is mounted nowhere else.
-    pub(super) at: StoragePath,
-    /// Where its files are.
-    pub(super) storage: Arc<dyn Storage>,
-    /// The mount point's path there.
-    pub(super) target: StoragePath,
-}
 
 /// A mount table as a storage.
 #[derive(Debug)]
@@ -44,36 +32,6 @@ enum Place<'m> {
     /// A directory with these names in it, made up of mount points only.
     Internal(BTreeSet<&'m str>),
     Nowhere,
-}
-
-impl Mount {
-    fn to_target(&self, path: &StoragePath) -> Option<StoragePath> {
-        if *path == self.at {
-            return Some(self.target.clone());
-        }
-        Some(below(&self.target, path.relative_to(&self.at)?))
-    }
-
-    fn to_view(&self, path: &StoragePath) -> StoragePath {
-        match path.relative_to(&self.target) {
-            Some(relative) => below(&self.at, relative),
-            None => self.at.clone(),
-        }
-    }
-
-    fn entry_to_view(&self, entry: FileStat) -> FileStat {
-        FileStat {
-            path: self.to_view(&entry.path),
-            ..entry
-        }
-    }
-}
-
-/// `relative` may have several components.
-fn below(dir: &StoragePath, relative: &str) -> StoragePath {
-    relative
-        .split('/')
-        .fold(dir.clone(), |path, part| path.join(part))
 }
 
 impl ViewfsStorage {
@@ -190,33 +148,6 @@ impl ViewfsStorage {
             }
             Place::Nowhere => Err(self.error("list", dir, ErrorKind::NotFound)),
         }
-    }
-}
-
-/// A writer of a target, whose errors name the path that the caller knows.
-struct ViewWriter {
-    inner: Box<dyn Writer>,
-    seen: Box<dyn Fn(StorageError) -> StorageError + Send + Sync>,
-}
-
-impl fmt::Debug for ViewWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-#[async_trait]
-impl Writer for ViewWriter {
-    async fn write(&mut self, data: Bytes) -> Result<()> {
-        self.inner.write(data).await.map_err(&self.seen)
-    }
-
-    async fn finish(self: Box<Self>) -> Result<()> {
-        self.inner.finish().await.map_err(self.seen)
-    }
-
-    async fn abort(self: Box<Self>) -> Result<()> {
-        self.inner.abort().await.map_err(self.seen)
     }
 }
 
@@ -368,6 +299,15 @@ impl Storage for ViewfsStorage {
             .delete_tree(&owned)
             .await
             .map_err(self.seen(tree.path()))
+    }
+
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        let (mount, target) = self.mounted("make durable", dir)?;
+        mount
+            .storage
+            .make_durable(&target)
+            .await
+            .map_err(self.seen(dir))
     }
 
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Mount tables over storages in memory.
 
-use super::super::conformance::{BelowFile, Capabilities, DirRename, Identities, run_all};
-use super::super::memory::MemoryStorage;
+use crate::storage::conformance::{BelowFile, Capabilities, DirRename, Identities, run_all};
+use crate::storage::memory::MemoryStorage;
+use std::sync::Arc;
+
 use super::*;
 
 fn path(text: &str) -> StoragePath {

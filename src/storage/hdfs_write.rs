@@ -25,8 +25,9 @@ use super::hdfs_change::{
 use super::hdfs_close::close;
 use super::hdfs_error::{Asked, Failure, is_block_too_small};
 use super::hdfs_look::stat_before;
-use super::hdfs_namenodes::{Answer, Refusal};
+use super::hdfs_namenodes::Answer;
 use super::hdfs_session::Session;
+use super::hdfs_tried::Refusal;
 use crate::storage::{CreateMode, ErrorKind, FileKind, Result, StorageError, StoragePath, Writer};
 
 /// How often a small file is written from the start.
@@ -162,29 +163,33 @@ impl HdfsWriter {
         Ok(open)
     }
 
-    async fn append(&self, open: Open, piece: Bytes) -> Result<Open> {
+    async fn append(&self, open: Open, mut data: Bytes) -> Result<Open> {
         let Open {
             mut file,
-            length,
+            mut length,
             session,
             written_to,
             turn,
         } = open;
-        let length = length + piece.len() as u64;
-        let deadline = Instant::now() + self.shared.stall_timeout();
-        let write = async move { Box::pin(file.write_bytes(piece)).await.map(|_| file) };
-        match session.run(deadline, write).await {
-            Ok(file) => Ok(Open {
-                file,
-                length,
-                session,
-                written_to,
-                turn,
-            }),
-            Err(failure) => Err(self
-                .shared
-                .failed("write", &self.path, Asked::Write, failure)),
+        while !data.is_empty() {
+            // Each piece has time of its own.
+            let piece = data.split_to(data.len().min(SMALL_BYTES));
+            length += piece.len() as u64;
+            let deadline = Instant::now() + self.shared.stall_timeout();
+            let write = async move { Box::pin(file.write_bytes(piece)).await.map(|_| file) };
+            let written = session.run(deadline, write).await;
+            file = written.map_err(|failure| {
+                self.shared
+                    .failed("write", &self.path, Asked::Write, failure)
+            })?;
         }
+        Ok(Open {
+            file,
+            length,
+            session,
+            written_to,
+            turn,
+        })
     }
 
     /// Writes a small file and returns the name it has.
@@ -258,7 +263,8 @@ impl HdfsWriter {
                 turn,
             }) => {
                 let (client, text) = (session.client(), written_to.to_string());
-                let deadline = Instant::now() + self.shared.stall_timeout();
+                // The client still holds up to 13 MB that no DataNode has acknowledged.
+                let deadline = Instant::now() + self.shared.stall_timeout() * 3;
                 let end = async move { close(&client, &mut file, &text, length).await };
                 let closed = session.run(deadline, end).await;
                 drop(turn);
@@ -290,6 +296,9 @@ enum Small {
 }
 
 /// Opens a new file in place of whatever is at `path`.
+///
+/// Never by overwriting: a request to overwrite that is given up and carried out late would empty the
+/// file that was written since. A late request for a file that is there already does nothing.
 async fn begin(
     shared: &Shared,
     path: &StoragePath,
@@ -298,14 +307,26 @@ async fn begin(
     let text = path.to_string();
     let mut options = WriteOptions::default()
         .permission(shared.file_mode())
-        .create_parent(false)
-        .overwrite(true);
+        .create_parent(false);
     options.block_size = block_bytes;
-    let call = |client: Client| {
+    let create = |client: Client| {
         let (text, options) = (text.clone(), options.clone());
         async move { Box::pin(client.create(&text, options)).await.map(Box::new) }
     };
-    shared.nodes.change(call).await
+    match shared.nodes.change(create).await {
+        Err(refusal)
+            if !refusal.outcome_is_unknown
+                && refusal.failure.kind(Asked::Create) == ErrorKind::AlreadyExists =>
+        {
+            let delete = |client: Client| {
+                let text = text.clone();
+                async move { client.delete(&text, false).await }
+            };
+            shared.nodes.change(delete).await?;
+            shared.nodes.change(create).await
+        }
+        begun => begun,
+    }
 }
 
 #[async_trait]

@@ -252,6 +252,14 @@ impl Storage for LocalStorage {
         .await
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        let tree = dir.clone();
+        self.run(Call::change("make durable", dir), move |_| {
+            change::make_durable(&tree)
+        })
+        .await
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         let (entry, attributes) = (path.clone(), attributes.clone());
         self.run(Call::change("set attributes of", path), move |_| {

@@ -266,6 +266,13 @@ pub(super) fn delete_tree(root: &StoragePath, fsync: bool) -> Result<Removal, Re
     }
 }
 
+/// Writes all that the file system of `dir` still holds in memory: one call for any number of files.
+pub(super) fn make_durable(dir: &StoragePath) -> Result<(), Refusal> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let entry = rustix::fs::open(dir.as_str(), flags, Mode::empty()).map_err(Refusal::read)?;
+    rustix::fs::syncfs(&entry).map_err(Refusal::change)
+}
+
 /// Sets owners first: a change of owner clears some permission bits.
 pub(super) fn set_attributes(path: &StoragePath, attributes: &Attributes) -> Result<(), Refusal> {
     let owner = numeric_id(attributes.owner.as_deref())?.map(Uid::from_raw);

@@ -234,6 +234,11 @@ impl Storage for MemoryStorage {
         self.say("delete tree", tree.path(), deleted)
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        let there = self.tree().identify_dir(dir).map(|_| ());
+        self.say("make durable", dir, there)
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         let set = self.tree().set_attributes(path, attributes);
         self.say("set attributes of", path, set)

@@ -22,11 +22,14 @@ mod hdfs_change;
 mod hdfs_close;
 mod hdfs_error;
 mod hdfs_look;
+mod hdfs_mount;
 mod hdfs_namenodes;
 mod hdfs_probe;
 mod hdfs_reach;
 mod hdfs_read;
 mod hdfs_session;
+mod hdfs_slot;
+mod hdfs_tried;
 mod hdfs_viewfs;
 mod hdfs_write;
 pub mod local;
@@ -291,6 +294,12 @@ pub trait Storage: Debug + Send + Sync {
     /// Deletes a whole tree that stepdown made. Not atomic: what is left after an error can be
     /// deleted by the same call again.
     async fn delete_tree(&self, tree: &OwnedTree) -> Result<Removal>;
+
+    /// Makes everything below `dir` durable, whatever mode it was written in.
+    ///
+    /// # Errors
+    /// `NotFound`; where the storage could not promise it.
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()>;
 
     /// Sets permission bits and owners.
     ///

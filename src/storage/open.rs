@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::hdfs::{HdfsOptions, HdfsStorage};
-use super::hdfs_viewfs::{Mount, ViewfsStorage};
+use super::hdfs_mount::Mount;
+use super::hdfs_viewfs::ViewfsStorage;
 use super::local::{LocalOptions, LocalStorage};
 use super::timeout::WithTimeout;
 use super::{Authority, ErrorKind, Result, Storage, StorageError, StoragePath, StorageUri};

@@ -1,7 +1,7 @@
 //! Which storage a URI opens, and what is said when it cannot.
 
-use super::super::memory::MemoryStorage;
 use super::*;
+use crate::storage::memory::MemoryStorage;
 
 fn storages(overrides: &[(&str, &str)]) -> Storages {
     let options = StorageOptions {

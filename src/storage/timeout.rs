@@ -87,6 +87,9 @@ impl<S: Storage> WithTimeout<S> {
     }
 }
 
+/// How many time-outs of a call it may take to make a tree durable.
+const DURABLE_FACTOR: u32 = 60;
+
 /// How long one call may take, and how to report that it took longer.
 #[derive(Debug)]
 struct Deadline {
@@ -211,6 +214,13 @@ impl<S: Storage> Storage for WithTimeout<S> {
             ..self.change("delete tree", tree.path())
         };
         deadline.bound(self.inner.delete_tree(tree)).await
+    }
+
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        // A disk has to write what a whole copy left in memory.
+        let mut deadline = self.change("make durable", dir);
+        deadline.timeout = deadline.timeout.saturating_mul(DURABLE_FACTOR);
+        deadline.bound(self.inner.make_durable(dir)).await
     }
 
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {

@@ -21,6 +21,10 @@ fn eye_of(ha: &HaHdfs, index: usize) -> Result<Eye> {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one server, one trouble after the other"
+)]
 fn whichever_namenode_is_active_only_a_removal_stops() -> Result<()> {
     let ha = HaHdfs::start()?;
     let eyes = [Arc::new(eye_of(&ha, 0)?), Arc::new(eye_of(&ha, 1)?)];

@@ -13,7 +13,8 @@ use crate::common::ha::HaHdfs;
 use crate::common::wait_until_async;
 use crate::hdfs_adapter::{chain, kind, open, path, write};
 
-const CALL: Duration = Duration::from_secs(4);
+/// Long for a busy machine, short enough to be waited for some times.
+const CALL: Duration = Duration::from_secs(8);
 
 /// What a reader saw of a file that was there all the time.
 #[derive(Debug, Default)]

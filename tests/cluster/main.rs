@@ -12,6 +12,8 @@ mod fixtures;
 #[cfg(test)]
 mod ha;
 #[cfg(test)]
+mod hadoop_conf;
+#[cfg(test)]
 mod hdfs_adapter;
 #[cfg(test)]
 mod hdfs_failover;

@@ -21,7 +21,7 @@ fn generations(remote: &Remote, job: &str) -> Result<usize> {
 #[test]
 fn a_marker_removed_while_nobody_watches_stops_its_attempt_later() -> Result<()> {
     let remote = Remote::on(Hdfs::shared()?, "unwatched")?;
-    let names = ["killed", "ended", "standing"];
+    let names = ["killed", "ended", "back", "standing"];
     let tables: String = names
         .iter()
         .map(|name| remote.pid_file_job(name, "", ""))
@@ -33,6 +33,8 @@ fn a_marker_removed_while_nobody_watches_stops_its_attempt_later() -> Result<()>
     }
     remote.watch_armed("first", names.len())?.kill()?;
     remote.remove("killed")?;
+    remote.remove("back")?;
+    remote.touch("back")?;
     let watch = remote.watch("second", &[])?;
     jobs[0]
         .await_stop(&remote, STOPPED)
@@ -43,7 +45,7 @@ fn a_marker_removed_while_nobody_watches_stops_its_attempt_later() -> Result<()>
     let _watch = remote.watch("third", &[])?;
     jobs[1].await_stop(&remote, STOPPED)?;
     rounds += remote.await_rounds("third", 5)?;
-    jobs[2].assert_untouched();
+    jobs[2..].iter_mut().for_each(Started::assert_untouched);
     // What is on record needs no second arming.
     let again = ["second", "third"].map(|name| remote.log(name).matches(" armed ").count());
     assert_eq!(again, [0, 0]);
@@ -99,6 +101,11 @@ fn a_gap_that_is_over_before_the_confirmation_is_no_stop() -> Result<()> {
         GAPS + 2,
         generations(&remote, "clicks")?
     );
+    // A directory is as good as a file: only presence counts.
+    remote.remove("clicks")?;
+    remote.eye().make_dir(&remote.marker("clicks"))?;
+    remote.await_rounds("watch", 10)?;
+    jobs[0].assert_untouched();
     // And then a real one.
     remote.remove("clicks")?;
     jobs[0].await_stop(&remote, STOPPED)?;
@@ -122,15 +129,18 @@ fn a_touch_during_the_drain_asks_for_a_start_and_stops_nothing_else() -> Result<
     assert!(remote.eye().exists(&request)?);
 
     // The operator starts the next attempt: it is armed anew, and nothing of the old stop is its own.
-    let bare = jobs[0].job.start(&["drain=0.2"])?;
+    let bare = jobs[0].job.start(&["drain=3"])?;
     remote.write_pid("clicks", bare.pid())?;
     jobs[0].bare = bare;
     remote.await_armed("watch", 2)?;
     let rounds = remote.await_rounds("watch", 10)?;
     assert_eq!(jobs[0].requests(), 1, "after {rounds} rounds");
     assert!(jobs[0].bare.exit_status().is_none());
+    // Touched and removed again during the drain: what counts is how it is at the end.
     remote.remove("clicks")?;
     jobs[0].job.await_notes("TERM", 2, SOON)?;
+    remote.touch("clicks")?;
+    remote.remove("clicks")?;
     wait_until(SOON, "the second receipt", || {
         remote
             .receipts("clicks")
@@ -144,22 +154,18 @@ fn a_touch_during_the_drain_asks_for_a_start_and_stops_nothing_else() -> Result<
 #[test]
 fn run_removes_only_a_marker_of_its_own() -> Result<()> {
     let remote = Remote::on(Hdfs::shared()?, "own")?;
-    let names = ["own", "others"];
+    let names = ["own", "others", "earlier"];
     let tables: String = names
         .iter()
         .map(|name| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n"))
-        .collect::<Vec<_>>()
-        .concat();
+        .collect();
     remote.configure_with(WATCH, &tables)?;
+    remote.touch("earlier")?;
     let mut runs = Vec::new();
     for name in names {
         let job = remote.job(name)?;
-        let run = remote.run(
-            name,
-            &["--job", name],
-            job.argv(&["lives=6", "dies=5"]),
-            &[],
-        )?;
+        let argv = job.argv(&["lives=6", "dies=5"]);
+        let run = remote.run(name, &["--job", name], argv, &[])?;
         job.await_starts(1)?;
         runs.push((job, run));
     }
@@ -168,12 +174,72 @@ fn run_removes_only_a_marker_of_its_own() -> Result<()> {
     for (_, run) in &mut runs {
         assert_eq!(run.await_end(SOON)?.code(), Some(5));
     }
-    for (name, left) in [("own", false), ("others", true)] {
+    for (name, left) in [("own", false), ("others", true), ("earlier", true)] {
         assert_eq!(remote.eye().exists(&remote.marker(name))?, left, "{name}");
         let receipt = remote.await_receipt(name)?;
         assert_eq!(receipt["outcome"], "died", "{receipt:#}");
         assert_eq!(remote.count_hooks(&format!("on-died {name}")), 1);
     }
+    Ok(())
+}
+
+#[test]
+fn what_was_stopped_on_purpose_is_not_started_again() -> Result<()> {
+    let remote = Remote::on(Hdfs::shared()?, "restart")?;
+    let names = ["asked", "waiting"];
+    let tables: String = names
+        .iter()
+        .map(|name| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n"))
+        .collect();
+    remote.configure_with(WATCH, &tables)?;
+    let restart = |name, delay| {
+        let policy = ["--restart", "on-failure", "--restart-min-delay", delay];
+        [&["--job", name][..], &policy].concat()
+    };
+    // Ends with a failure, twice by itself and then because it was asked.
+    let asked = remote.job("asked")?;
+    let argv = asked.argv(&["code=9"]);
+    let mut run = remote.run("asked", &restart("asked", "100ms"), argv, &[])?;
+    for starts in 1..=2 {
+        let pid = asked.await_starts(starts)?;
+        remote.await_log_count("asked", "the command runs", starts)?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    asked.await_starts(3)?;
+    remote.remove("asked")?;
+    assert_eq!(run.await_end(SOON)?.code(), Some(9));
+    assert_eq!((asked.starts().len(), asked.count("TERM")), (3, 1));
+    let outcomes: Vec<_> = remote
+        .receipts("asked")?
+        .iter()
+        .map(|receipt| receipt["outcome"].to_string())
+        .collect();
+    assert_eq!(outcomes, ["\"died\"", "\"died\"", "\"stopped\""]);
+
+    // Removed while `run` waits before the next start.
+    let waiting = remote.job("waiting")?;
+    let argv = waiting.argv(&["lives=0.2", "dies=1"]);
+    let mut run = remote.run("waiting", &restart("waiting", "4s"), argv, &[])?;
+    remote.await_log("waiting", "starting the command again")?;
+    remote.remove("waiting")?;
+    assert_eq!(run.await_end(SOON)?.code(), Some(1));
+    assert_eq!(waiting.starts().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn stop_needs_neither_a_watcher_nor_a_marker() -> Result<()> {
+    let remote = Remote::on(Hdfs::shared()?, "alone")?;
+    remote.configure_with(WATCH, &remote.pid_file_job("clicks", "", ""))?;
+    let mut jobs = remote.start_jobs(&["clicks"], &["drain=0.5"])?;
+    let (code, asked) = remote.json(&["stop", "clicks", "--dry-run"])?;
+    assert_eq!((code, &asked["outcome"]), (0, &json!("would-ask")));
+    jobs[0].assert_untouched();
+    let (code, receipt) = remote.json(&["stop", "clicks"])?;
+    assert_eq!((code, &receipt["outcome"]), (0, &json!("stopped")));
+    jobs[0].await_stop(&remote, STOPPED)?;
+    assert!(!remote.eye().exists(&remote.marker("clicks"))?);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::eye::Eye;
 use super::remote::{Remote, STOPPED, Started, WATCH, fresh_path};
 use crate::common::place::SOON;
-use crate::common::{CutProxy, Hdfs, Lost, wait_until};
+use crate::common::{CutProxy, Hdfs, Lost, Traffic, wait_until};
 
 /// Far longer than from a removal to the signal on a machine that is overloaded.
 const STOP: Duration = Duration::from_secs(20);
@@ -250,25 +250,58 @@ fn directories_that_go_wrong_stop_nothing() -> Result<()> {
 
 #[test]
 fn an_accident_of_the_sentinel_alone_is_mended() -> Result<()> {
-    let remote = Remote::on(Hdfs::shared()?, "sentinel")?;
-    let watch = format!("{WATCH}\nalarm-after = \"20s\"");
-    remote.configure_with(&watch, &remote.pid_file_job("clicks", "", ""))?;
+    let hdfs = Hdfs::shared()?;
+    let eye = Arc::new(Eye::open(hdfs.conf_dir())?);
+    let dir = fresh_path("sentinel");
+    eye.make_dir(&dir)?;
+    eye.chown(&dir, OWNER)?;
+    let user = format!("user = \"{OWNER}\"");
+    let remote = Remote::beside(Arc::clone(&eye), &dir, hdfs.conf_dir(), &user)?.init()?;
+    let table = remote.pid_file_job("clicks", "", "");
+    remote.configure_with(&format!("{WATCH}\nalarm-after = \"20s\""), &table)?;
     let mut jobs = remote.start_jobs(&["clicks"], &[])?;
     remote.touch("clicks")?;
-    let _watch = remote.watch_armed("watch", 1)?;
-    let sentinel = remote.at("control/markers/.stepdown");
-    remote.eye().remove(&sentinel)?;
-    wait_until(SOON, "the sentinel is there again", || {
-        remote.eye().exists(&sentinel).unwrap_or_default()
-    })?;
+    let mut watch = remote.watch_armed("watch", 1)?;
+    let markers = remote.at("control/markers");
+    let sentinel = format!("{markers}/.stepdown");
+    let placed = || {
+        wait_until(SOON, "the sentinel is there again", || {
+            eye.exists(&sentinel).unwrap_or_default()
+        })
+    };
+    eye.remove(&sentinel)?;
+    placed()?;
     let rounds = remote.await_rounds("watch", 15)?;
     jobs[0].assert_untouched();
+    assert_eq!(remote.count_hooks("on-alarm"), 0, "{:?}", remote.hooks());
+
+    // Where it cannot be placed, the job is unprotected although its marker is there.
+    remote.configure_with(&format!("{WATCH}\nalarm-after = \"1s\""), &table)?;
+    watch.signal(Signal::HUP)?;
+    remote.await_log("watch", "the configuration was read again")?;
+    remote.await_log_count("watch", "following the attempt", 2)?;
+    eye.chmod(&markers, 0o555)?;
+    eye.remove(&sentinel)?;
+    wait_until(SOON, "the alarm is raised", || {
+        remote.count_hooks("on-alarm clicks unprotected") == 1
+    })
+    .with_context(|| remote.log("watch"))?;
+    let more = remote.await_rounds("watch", 15)?;
+    eye.chmod(&markers, 0o755)?;
+    remote.await_log("watch", "the alarm is over")?;
+    placed()?;
+    jobs[0].assert_untouched();
+    assert_eq!(remote.count_hooks("on-alarm"), 1, "{:?}", remote.hooks());
+
     remote.remove("clicks")?;
     jobs[0]
         .await_request(STOP)
-        .with_context(|| format!("{rounds} rounds {}", remote.log("watch")))?;
+        .with_context(|| remote.log("watch"))?;
     jobs[0].await_stop(&remote, STOPPED)?;
-    assert_eq!(remote.count_hooks("on-alarm"), 0, "{:?}", remote.hooks());
+    println!(
+        "a sentinel lost twice: {} rounds of polls, no stop",
+        rounds + more
+    );
     Ok(())
 }
 
@@ -451,6 +484,52 @@ fn a_namenode_that_hangs_dies_or_takes_no_changes_stops_nothing() -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn a_hung_storage_delays_no_other() -> Result<()> {
+    let hdfs = Hdfs::shared()?;
+    let proxy = CutProxy::start(hdfs.namenode().port())?;
+    let remote = Remote::on(hdfs, "beside")?;
+    let names = ["hung", "remote", "local"];
+    let local = remote.text("local-marker");
+    let markers = [
+        format!("{}{}", proxy.nn_uri(), remote.marker("hung")),
+        format!("hdfs://{}", remote.marker("remote")),
+        local.clone(),
+    ];
+    let tables: String = names
+        .iter()
+        .zip(&markers)
+        .map(|(name, marker)| {
+            let slot = format!("[jobs.{name}.slots.blue]\nmarker = \"{marker}\"\n");
+            remote.pid_file_job(name, "", "") + &slot
+        })
+        .collect();
+    remote.configure_with("call-timeout = \"3s\"\ninterval = \"200ms\"", &tables)?;
+    let mut jobs = remote.start_jobs(&names, &[])?;
+    remote.touch("hung")?;
+    remote.touch("remote")?;
+    std::fs::write(&local, "")?;
+    let watch = remote.watch_armed("watch", names.len())?;
+    proxy.set(Traffic::Hold);
+    remote.await_blind_rounds("watch", 2)?;
+    std::fs::remove_file(&local)?;
+    let local_took = jobs[2].await_request(STOP)?;
+    remote.remove("remote")?;
+    let remote_took = jobs[1].await_request(STOP)?;
+    for started in &mut jobs[1..] {
+        started.await_stop(&remote, STOPPED)?;
+    }
+    println!("beside a hung storage: local {local_took:?}, HDFS {remote_took:?}");
+    jobs[0].assert_untouched();
+    proxy.set(Traffic::Pass);
+    remote.await_log("watch", "the alarm is over")?;
+    jobs[0].assert_untouched();
+    remote.remove("hung")?;
+    jobs[0].await_stop(&remote, STOPPED)?;
+    assert!(watch.terminate()?.success());
+    Ok(())
+}
+
 /// One stop during which the answer to one call of the watcher gets lost, or the call itself. Returns
 /// whether there was such a call.
 fn stop_with_a_loss(hdfs: &Hdfs, call: &str, passing: usize, lost: Lost) -> Result<bool> {
@@ -477,7 +556,7 @@ fn stop_with_a_loss(hdfs: &Hdfs, call: &str, passing: usize, lost: Lost) -> Resu
     assert_eq!(remote.receipts("clicks")?.len(), 1);
     assert_eq!(remote.hooks().len(), 1, "{:?}", remote.hooks());
     let steps = remote.steps("clicks")?;
-    for step in ["latched.json", "requesting", "requested"] {
+    for step in ["latched.json", "requesting.json", "requested"] {
         let count = steps
             .iter()
             .filter(|name| name.ends_with(&format!(".{step}")))

@@ -23,6 +23,10 @@ const ROUNDS: usize = 20;
 const ARMED: Duration = Duration::from_mins(3);
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one server, one trouble after the other"
+)]
 fn ten_thousand_markers_cost_a_dozen_requests_a_round() -> Result<()> {
     let hdfs = Hdfs::builder()
         .heap_mb(512)
@@ -48,7 +52,8 @@ fn ten_thousand_markers_cost_a_dozen_requests_a_round() -> Result<()> {
                 remote.text(&format!("{pid_file}.pid"))
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     remote.configure_with(
         "interval = \"1s\"\nattempt-interval = \"1m\"\ncall-timeout = \"20s\"\nalarm-after = \"1m\"",
         &tables,

@@ -2,6 +2,7 @@
 //!
 //! `tests/fixtures/checkpoints/README.md` says what is in them; every column of its table is checked.
 
+mod copies;
 mod facts;
 mod hot;
 mod plans;

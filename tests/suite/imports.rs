@@ -48,7 +48,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("toml", &["config/"]),
     ("notify", &["marker/watch.rs"]),
     ("hdfs_native", &["storage/hdfs"]),
-    ("quick_xml", &["hadoop/"]),
+    ("roxmltree", &["hadoop/"]),
+    ("whoami", &["hadoop/"]),
 ];
 
 /// What `config` may see of `storage`: how places are written, not how they are reached.
@@ -72,6 +73,7 @@ const PURE: &[&str] = &[
     "checkpoint/log/sources.rs",
     "checkpoint/needs/logs.rs",
     "checkpoint/needs/mod.rs",
+    "checkpoint/needs/schemas.rs",
     "checkpoint/needs/sources.rs",
     "checkpoint/needs/state.rs",
     "checkpoint/operator.rs",

@@ -283,6 +283,10 @@ impl Storage for Flawed {
         self.inner.delete_tree(tree).await
     }
 
+    async fn make_durable(&self, dir: &StoragePath) -> Result<()> {
+        self.inner.make_durable(dir).await
+    }
+
     async fn set_attributes(&self, path: &StoragePath, attributes: &Attributes) -> Result<()> {
         let mut attributes = attributes.clone();
         if self.is(Flaw::ModeIsForgotten) {

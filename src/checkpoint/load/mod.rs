@@ -26,7 +26,7 @@ const READS_AT_ONCE: usize = 32;
 ///
 /// `commits/` is listed and read first, then `offsets/`, `sources/`, and `state/` last: whatever a
 /// running query adds meanwhile is newer than the batch that was chosen. Files that vanish meanwhile
-/// are findings of [`needs`]; then a caller reads again.
+/// are findings of [`needs`](super::needs::needs); then a caller reads again.
 ///
 /// # Errors
 /// [`CheckpointError::Missing`]; [`CheckpointError::Storage`].

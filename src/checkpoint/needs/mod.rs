@@ -2,10 +2,12 @@
 //! `inspect` and `plan` ask here. Pure.
 
 mod logs;
+mod schemas;
 mod sources;
 mod state;
 
 pub(super) use logs::{commit_damage, log_damage_in_spark, offset_damage};
+pub(super) use schemas::operator_damage;
 pub(super) use state::zip_damage;
 
 use super::contents::Contents;

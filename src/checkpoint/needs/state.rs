@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Needs, Role, StoreNeed, Unread};
 use crate::checkpoint::contents::Contents;
 use crate::checkpoint::finding::{Code, Finding, Severity};
-use crate::checkpoint::layout::{DEFAULT_STORE, PathKind, StateFile, VersionKind, classify};
+use crate::checkpoint::layout::{DEFAULT_STORE, PathKind, VersionKind, classify};
 use crate::checkpoint::listing::{EntryId, Listed};
 use crate::checkpoint::log::StateIds;
 use crate::checkpoint::state_store::chain::{Chain, linked_chain, plain_chain};
 use crate::checkpoint::state_store::rocksdb::{RocksFile, ZipDamage};
 use crate::checkpoint::state_store::stores::{Provider, Store};
 use crate::checkpoint::target::Target;
-use crate::model::BatchId;
 
 /// The stores of a stream-stream join, in the order of their ids in a commit of version 2.
 const JOIN_STORES: [&str; 4] = [
@@ -37,7 +36,7 @@ pub(super) fn add_state(contents: &Contents, target: &Target, needs: &mut Needs)
         needs.findings.push(unknown_provider(contents));
         return;
     };
-    add_schemas(contents, target, needs);
+    super::schemas::add_schemas(contents, target, needs);
     let mut operators: BTreeMap<u32, Vec<&Store>> = BTreeMap::new();
     for store in &contents.stores {
         operators.entry(store.operator).or_default().push(store);
@@ -71,33 +70,6 @@ fn unknown_provider(contents: &Contents) -> Finding {
         .expected("a state store provider that stepdown knows: HDFS-backed or RocksDB")
         .found(class)
         .spark("not known: which files the provider needs was not checked")
-}
-
-/// Schemas, and metadata of operators up to the batch that runs next.
-fn add_schemas(contents: &Contents, target: &Target, needs: &mut Needs) {
-    let next = BatchId(target.state_version);
-    let is_old = |batch: Option<BatchId>| batch.is_none_or(|batch| batch <= next);
-    for file in contents.listing.below("state").filter(Listed::is_file) {
-        let is_needed = match classify(file.path) {
-            PathKind::State(path) => path.file == StateFile::Schema,
-            PathKind::OperatorMetadata { batch, .. } | PathKind::StateSchema { batch, .. } => {
-                is_old(batch)
-            }
-            PathKind::Metadata
-            | PathKind::Offset(_)
-            | PathKind::Commit(_)
-            | PathKind::SourceLog { .. }
-            | PathKind::SourceFile { .. }
-            | PathKind::Temporary
-            | PathKind::HadoopChecksum
-            | PathKind::SparkChecksum
-            | PathKind::Manifest
-            | PathKind::Foreign => false,
-        };
-        if is_needed {
-            needs.add(Role::Schema, file.id);
-        }
-    }
 }
 
 struct Loader<'a> {

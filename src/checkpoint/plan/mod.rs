@@ -4,19 +4,19 @@ mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::contents::{Contents, Identity};
 use super::finding::{Code, Finding, Severity};
 use super::layout::DirectoryKind;
 use super::listing::{EntryId, FileKind, Listing};
-use super::needs::{Role, needs};
-use super::operator::{MoveRefused, move_schema_uris, relative_schema_path};
+use super::needs::{Role, needs, operator_damage};
+use super::operator::{MoveRefused, move_schema_uris};
 use super::query_id::QueryId;
 use super::target::{At, NoTarget, Target, choose_target};
 
 /// How much of a checkpoint is copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// What a restart needs, and files that stepdown does not know.
@@ -236,43 +236,27 @@ pub fn plan_copy(contents: &Contents, options: &PlanOptions<'_>) -> Result<Plan,
     Ok(plan)
 }
 
+/// What is wrong with the source and right in the copy.
 fn is_solved(finding: &Finding, options: &PlanOptions<'_>) -> bool {
     let is_identity = matches!(finding.code, Code::MetadataMissing | Code::MetadataDamaged);
-    is_identity && options.new_query_id.is_some()
+    (is_identity && options.new_query_id.is_some()) || finding.code == Code::SchemaElsewhere
 }
 
+/// What makes the copy worse than its source, or as bad.
 fn is_problem(finding: &Finding, options: &PlanOptions<'_>) -> bool {
-    if is_solved(finding, options) {
-        return false;
-    }
-    match finding.code {
-        Code::MetadataMissing | Code::NotAFile => true,
-        Code::ProviderUnknown | Code::CodecUnknown | Code::StateUnread => {
-            options.scope == Scope::Minimal
-        }
-        Code::MetadataDamaged
-        | Code::OffsetMissing
-        | Code::OffsetDamaged
-        | Code::CommitMissing
-        | Code::CommitDamaged
-        | Code::CommitAhead
-        | Code::LogSkew
-        | Code::AsyncProgress
-        | Code::SourceLogMissing
-        | Code::SourceLogDamaged
-        | Code::StateMissing
-        | Code::StateDamaged
-        | Code::PartitionsMissing
-        | Code::SinglePartition
-        | Code::SstMissing
-        | Code::SstLength
-        | Code::StateMisnamed
-        | Code::ChecksumDiffers
-        | Code::OperatorDamaged
-        | Code::SchemaElsewhere
-        | Code::StateWithoutLog
-        | Code::NotACheckpoint => finding.severity == Severity::Damage,
-    }
+    let is_never_copied = matches!(
+        finding.code,
+        Code::MetadataMissing | Code::NotAFile | Code::SchemaMissing
+    );
+    // What is needed is not known, so nothing less than everything will do.
+    let is_unknown = matches!(
+        finding.code,
+        Code::ProviderUnknown | Code::CodecUnknown | Code::StateUnread
+    );
+    !is_solved(finding, options)
+        && (finding.severity == Severity::Damage
+            || is_never_copied
+            || (is_unknown && options.scope == Scope::Minimal))
 }
 
 /// A new identity replaces the file `metadata`.
@@ -302,22 +286,7 @@ fn write_operators(contents: &Contents, destination: &str, plan: &mut Plan) {
             continue;
         };
         let path = listing.get(entry).path;
-        if let Ok(metadata) = &operator.metadata {
-            let lost = metadata
-                .schema_uris()
-                .filter_map(relative_schema_path)
-                .find(|schema| listing.find(schema).is_none());
-            if let Some(schema) = lost {
-                problems.push(
-                    Finding::damage(Code::SchemaElsewhere, schema)
-                        .expected(format!("the schema file that {path} names"))
-                        .found("no such file in this checkpoint")
-                        .spark("the query fails: FileNotFoundException"),
-                );
-            }
-        }
         match move_schema_uris(&operator.content, destination) {
-            Ok(None) => {}
             Ok(Some(content)) => {
                 *file = PlannedFile::Write {
                     path: path.to_owned(),
@@ -326,18 +295,14 @@ fn write_operators(contents: &Contents, destination: &str, plan: &mut Plan) {
                     like: Some(entry),
                 };
             }
-            Err(refused) => problems.push(operator_damage(path, &refused)),
+            // Damage was said already by the needs of the checkpoint.
+            Ok(None) | Err(MoveRefused::Damaged(_)) => {}
+            Err(refused @ MoveRefused::ForeignUri(_)) => {
+                problems.push(operator_damage(path, &refused));
+            }
         }
     }
     plan.problems.extend(problems);
-}
-
-/// The finding for metadata of an operator that cannot be used.
-pub(super) fn operator_damage(path: &str, refused: &MoveRefused) -> Finding {
-    Finding::damage(Code::OperatorDamaged, path)
-        .expected("name, stores and partitions of the operator as JSON")
-        .found(refused.to_string())
-        .spark("the query fails when it reads the operator's metadata (4.x)")
 }
 
 /// The directories of the planned files, and those that Spark makes at the start of a query.

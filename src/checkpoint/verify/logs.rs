@@ -10,9 +10,10 @@ use crate::checkpoint::layout::{PathKind, classify};
 use crate::checkpoint::listing::Listed;
 use crate::checkpoint::load::present;
 use crate::checkpoint::log::{CommitLog, LogDamage, MAX_LOG_BYTES, OffsetLog, SourceLogScan};
-use crate::checkpoint::needs::{commit_damage, log_damage_in_spark, offset_damage};
+use crate::checkpoint::needs::{
+    commit_damage, log_damage_in_spark, offset_damage, operator_damage,
+};
 use crate::checkpoint::operator::{MoveRefused, OperatorMetadata};
-use crate::checkpoint::plan::operator_damage;
 use crate::storage::ErrorKind;
 
 impl Checker<'_> {

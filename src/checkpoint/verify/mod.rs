@@ -16,9 +16,8 @@ use super::finding::{Code, Finding, Severity};
 use super::layout::{DirectoryKind, PathKind, StateFile, classify};
 use super::listing::{EntryId, FileKind, Listed};
 use super::load::load_staged;
-use super::needs::{Needs, Role, needs};
-use super::operator::{MoveRefused, relative_schema_path};
-use super::plan::{Tally, operator_damage};
+use super::needs::{Role, needs};
+use super::plan::Tally;
 use super::progress::load_progress;
 use super::state_store::stores::Provider;
 use super::target::{At, choose_target};
@@ -230,7 +229,6 @@ async fn check(
     };
     let mut needs = needs(contents, &target);
     outcome.findings.append(&mut needs.findings);
-    check_operators(contents, &needs, &mut outcome);
     check_names(contents, &mut outcome);
     let checker = Checker {
         storage,
@@ -286,60 +284,6 @@ struct Checker<'a> {
     thoroughness: Thoroughness,
     needed: HashMap<EntryId, Role>,
     room: Semaphore,
-}
-
-/// Metadata of operators: that they can be read, and that their schema files are in this checkpoint.
-fn check_operators(contents: &Contents, needs: &Needs, outcome: &mut Outcome) {
-    for file in needs.files.iter().filter(|file| file.role == Role::Schema) {
-        let Some(operator) = contents.operators.get(&file.entry) else {
-            continue;
-        };
-        let path = contents.listing.get(file.entry).path;
-        let metadata = match &operator.metadata {
-            Ok(metadata) => metadata,
-            Err(damage) => {
-                let refused = MoveRefused::Damaged(damage.clone());
-                outcome.findings.push(operator_damage(path, &refused));
-                continue;
-            }
-        };
-        for uri in metadata.schema_uris() {
-            if let Some(is_there) = contents.schemas_elsewhere.get(uri) {
-                outcome
-                    .findings
-                    .push(schema_elsewhere(path, uri, *is_there));
-            } else if let Some(schema) = relative_schema_path(uri)
-                && contents.listing.find(schema).is_none()
-            {
-                outcome.findings.push(
-                    Finding::damage(Code::SchemaElsewhere, schema)
-                        .expected(format!("the schema file that {path} names"))
-                        .found("no such file")
-                        .spark(format!(
-                            "the query fails: FileNotFoundException: {uri} does not exist"
-                        )),
-                );
-            }
-        }
-    }
-}
-
-fn schema_elsewhere(path: &str, uri: &str, is_there: Option<bool>) -> Finding {
-    let finding = Finding::damage(Code::SchemaElsewhere, path)
-        .expected("schema files in this checkpoint, named by its own path")
-        .spark(format!(
-            "the query reads {uri}, not the file in this checkpoint; where that is gone it fails: \
-             FileNotFoundException ... does not exist, after it made directories at that path"
-        ));
-    match is_there {
-        Some(false) => finding.found(format!("{uri}, which does not exist")),
-        Some(true) => finding
-            .with_severity(Severity::Warning)
-            .found(format!("{uri}, which exists")),
-        None => finding
-            .with_severity(Severity::Warning)
-            .found(format!("{uri}, which was not looked at")),
-    }
 }
 
 /// Names that break RocksDB's loader, which reads versions from all of them.

@@ -235,7 +235,7 @@ async fn schema_files_are_named_at_their_new_place() {
         .iter()
         .map(|p| (p.code, p.path.as_str()))
         .collect();
-    assert_eq!(problems, [(Code::SchemaElsewhere, schema)]);
+    assert_eq!(problems, [(Code::SchemaMissing, schema)]);
 }
 
 #[tokio::test]

@@ -648,7 +648,7 @@ async fn a_copy_in_staging_is_checked_for_its_later_place() {
     fs::remove_dir_all(sample.path("state/0/_stateSchema")).unwrap();
     let verification = verify(&sample.storage, &sample.dir, options).await.unwrap();
     assert_eq!(verification.verdict, Verdict::Damaged);
-    assert_eq!(verification.findings[0].code, Code::SchemaElsewhere);
+    assert_eq!(verification.findings[0].code, Code::SchemaMissing);
 }
 
 #[tokio::test]

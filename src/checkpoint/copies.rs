@@ -1,0 +1,74 @@
+//! The copies that lie in a directory.
+
+use std::collections::BTreeSet;
+
+use super::CheckpointError;
+use super::manifest::Manifest;
+use super::retain::FoundCopy;
+use crate::storage::{Depth, FileKind, Storage, StoragePath, StorageUri};
+
+/// The copies directly below `dir`, oldest first. Directories without a usable manifest are not
+/// copies; a manifest that cannot be read for another reason is an error.
+///
+/// # Errors
+/// [`CheckpointError::Storage`].
+pub async fn list_copies(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+) -> Result<Vec<FoundCopy>, CheckpointError> {
+    let mut copies = Vec::new();
+    for entry in storage.list(dir, Depth::Children).await? {
+        // A work directory, or one that was moved aside, is not offered.
+        if entry.kind != FileKind::Dir || entry.path.name().contains(".stepdown-") {
+            continue;
+        }
+        let manifest = match Manifest::load(storage, &entry.path).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) | Err(CheckpointError::Manifest { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let in_use = is_in_use(storage, &entry.path, &manifest).await?;
+        copies.push(FoundCopy {
+            uri: StorageUri::new(storage.authority().clone(), entry.path),
+            copy_id: manifest.copy_id,
+            parent: manifest.source.copy_id,
+            query_id: manifest.query_id.clone(),
+            last_planned_batch: manifest.last_planned_batch,
+            last_committed_batch: manifest.last_committed_batch,
+            created_at: manifest.created_at,
+            files: manifest.files.len() as u64,
+            bytes: manifest.total_bytes(),
+            in_use,
+            source: manifest.source.uri,
+        });
+    }
+    copies.sort_by_key(|copy: &FoundCopy| (copy.created_at, copy.copy_id));
+    Ok(copies)
+}
+
+/// Whether the logs have files that the manifest does not know: a query ran here since.
+async fn is_in_use(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    manifest: &Manifest,
+) -> Result<bool, CheckpointError> {
+    let known: BTreeSet<&str> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    for log in ["offsets", "commits"] {
+        let entries = match storage.list(&dir.join(log), Depth::Children).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind == crate::storage::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for entry in entries {
+            let name = entry.path.name();
+            if !name.starts_with('.') && !known.contains(format!("{log}/{name}").as_str()) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

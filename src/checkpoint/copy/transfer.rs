@@ -1,0 +1,450 @@
+//! Moving the bytes: many small files at once, few large ones, in bounded memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{Made, Staged};
+use super::work::Work;
+use super::{CopyError, CopyRequest, Event, Events, Planned};
+use crate::checkpoint::listing::Listing;
+use crate::checkpoint::plan::{PlannedFile, Tally};
+use crate::storage::{CreateMode, Depth, ErrorKind, FileKind, Storage, StorageError, StoragePath};
+
+/// Files up to this size are held in memory whole.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// How often one file is tried.
+const TRIES: u32 = 4;
+
+/// What a transfer came to.
+pub(super) enum Transferred {
+    /// The work directory holds exactly the plan; this much had to be copied.
+    Whole(Tally),
+    /// A file of the plan vanished or has another content than was listed.
+    SourceChanged(String),
+}
+
+/// One file to copy.
+struct Task {
+    path: String,
+    from: Source,
+    large: bool,
+}
+
+enum Source {
+    File {
+        len_bytes: u64,
+        modified_at: jiff::Timestamp,
+    },
+    Bytes(Bytes),
+}
+
+enum Failure {
+    Changed(String),
+    Storage(StorageError),
+}
+
+impl Work {
+    /// Makes the tree hold exactly the files of the plan.
+    pub(super) async fn transfer(
+        &mut self,
+        request: &CopyRequest,
+        planned: &Planned,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<Transferred, CopyError> {
+        let listing = &planned.contents.listing;
+        let present = self.remove_surplus(planned).await?;
+        let (tasks, tally) = self.choose(planned, &present);
+        let total = planned.plan.tally(listing);
+        let kept = Tally {
+            files: total.files - tally.files,
+            bytes: total.bytes - tally.bytes,
+        };
+        events(Event::Planned {
+            total,
+            to_copy: tally,
+            kept,
+        });
+        self.make_dirs(planned, request.pace.small_at_once).await?;
+        match self.copy_all(request, tasks, events, shutdown).await? {
+            Some(why) => Ok(Transferred::SourceChanged(why)),
+            None => Ok(Transferred::Whole(tally)),
+        }
+    }
+
+    /// Removes from the tree what is not in the plan, and returns the lengths of what is there.
+    async fn remove_surplus(
+        &mut self,
+        planned: &Planned,
+    ) -> Result<HashMap<String, u64>, CopyError> {
+        let storage = Arc::clone(&self.destination.storage);
+        let tree = self.tree();
+        let wanted: HashSet<&str> = planned
+            .plan
+            .files
+            .iter()
+            .map(|file| file.path(&planned.contents.listing))
+            .collect();
+        let mut present = HashMap::new();
+        for entry in storage.list(&tree, Depth::Tree).await? {
+            let Some(path) = entry.path.relative_to(&tree) else {
+                continue;
+            };
+            if entry.kind == FileKind::Dir {
+                continue;
+            }
+            if wanted.contains(path) {
+                present.insert(path.to_owned(), entry.len_bytes);
+            } else {
+                storage.delete_file(&entry.path).await?;
+                self.journal.forget(path);
+            }
+        }
+        Ok(present)
+    }
+
+    /// The files that are not there yet as the plan has them, large ones first.
+    fn choose(&self, planned: &Planned, present: &HashMap<String, u64>) -> (Vec<Task>, Tally) {
+        let listing = &planned.contents.listing;
+        let mut tally = Tally::default();
+        let mut tasks = Vec::new();
+        for file in &planned.plan.files {
+            let path = file.path(listing);
+            let len_bytes = file.len_bytes(listing);
+            let is_there = present.get(path) == Some(&len_bytes)
+                && self
+                    .journal
+                    .get(path)
+                    .is_some_and(|staged| is_made_from(staged, file, listing));
+            if is_there {
+                continue;
+            }
+            tally.files += 1;
+            tally.bytes += len_bytes;
+            let from = match file {
+                PlannedFile::Copy { entry, .. } => {
+                    let listed = listing.get(*entry);
+                    Source::File {
+                        len_bytes,
+                        modified_at: listed.modified_at,
+                    }
+                }
+                PlannedFile::Write { content, .. } => Source::Bytes(Bytes::from(content.clone())),
+            };
+            tasks.push(Task {
+                path: path.to_owned(),
+                from,
+                large: len_bytes > SMALL_BYTES,
+            });
+        }
+        // The long ones begin at once and run beside the others.
+        tasks.sort_by_key(|task| !task.large);
+        (tasks, tally)
+    }
+
+    async fn make_dirs(&self, planned: &Planned, at_once: usize) -> Result<(), CopyError> {
+        let tree = self.tree();
+        let storage = &self.destination.storage;
+        let dirs: HashSet<&str> = planned
+            .plan
+            .dirs
+            .iter()
+            .map(|(dir, _)| dir.as_str())
+            .collect();
+        // One that is another's parent comes with it.
+        let parents: HashSet<&str> = dirs
+            .iter()
+            .filter_map(|dir| dir.rsplit_once('/').map(|(parent, _)| parent))
+            .collect();
+        let leaves: Vec<StoragePath> = dirs
+            .difference(&parents)
+            .map(|dir| below(&tree, dir))
+            .collect();
+        let mut made = futures::stream::iter(leaves)
+            .map(|dir| async move { storage.create_dir_all(&dir).await })
+            .buffer_unordered(at_once.max(1));
+        while let Some(result) = made.next().await {
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Copies all tasks; the reason if the source changed.
+    async fn copy_all(
+        &mut self,
+        request: &CopyRequest,
+        tasks: Vec<Task>,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<String>, CopyError> {
+        let (from, to) = (request.source.clone(), self.destination.storage.clone());
+        let tree = self.tree();
+        let mut waiting = tasks.into_iter().peekable();
+        let mut running: JoinSet<(bool, Result<Staged, Failure>)> = JoinSet::new();
+        let (streamed, mut streaming) = mpsc::channel::<u64>(64);
+        let (mut small, mut large) = (0_usize, 0_usize);
+        let mut changed = None;
+        loop {
+            // New ones are begun as long as there is room for their sort.
+            while changed.is_none()
+                && !shutdown.is_cancelled()
+                && let Some(task) = waiting.peek()
+            {
+                let (count, limit) = if task.large {
+                    (&mut large, request.pace.large_at_once.max(1))
+                } else {
+                    (&mut small, request.pace.small_at_once.max(1))
+                };
+                if *count >= limit {
+                    break;
+                }
+                *count += 1;
+                let Some(task) = waiting.next() else { break };
+                let source = from.storage.clone();
+                let source_path = below(&from.path, &task.path);
+                let target = below(&tree, &task.path);
+                let (to, streamed) = (to.clone(), streamed.clone());
+                running.spawn(async move {
+                    let large = task.large;
+                    let copied = copy_file(
+                        source.as_ref(),
+                        &source_path,
+                        to.as_ref(),
+                        &target,
+                        task,
+                        &streamed,
+                    )
+                    .await;
+                    (large, copied)
+                });
+            }
+            tokio::select! {
+                Some(bytes) = streaming.recv() => events(Event::Streamed { bytes }),
+                joined = running.join_next() => {
+                    let Some(joined) = joined else { break };
+                    let (was_large, copied) = match joined {
+                        Ok(outcome) => outcome,
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    };
+                    if was_large { large -= 1 } else { small -= 1 }
+                    match copied {
+                        Ok(staged) => {
+                            events(Event::Copied { bytes: if was_large { 0 } else { staged.len_bytes } });
+                            if self.journal.note(staged) {
+                                self.journal.flush(to.as_ref()).await?;
+                                self.keep().await?;
+                            }
+                        }
+                        Err(Failure::Changed(why)) => changed = Some(why),
+                        Err(Failure::Storage(error)) => {
+                            // What is done stays done for the next call.
+                            running.shutdown().await;
+                            self.journal.flush(to.as_ref()).await?;
+                            return Err(error.into());
+                        }
+                    }
+                }
+            }
+        }
+        self.journal.flush(to.as_ref()).await?;
+        if shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some()) {
+            return Err(CopyError::Interrupted { work: self.uri() });
+        }
+        self.keep().await?;
+        Ok(changed)
+    }
+}
+
+fn is_made_from(staged: &Staged, file: &PlannedFile, listing: &Listing) -> bool {
+    match (staged.made, file) {
+        (
+            Made::Source {
+                len_bytes,
+                modified_at,
+            },
+            PlannedFile::Copy { entry, .. },
+        ) => {
+            let listed = listing.get(*entry);
+            listed.len_bytes == len_bytes && listed.modified_at == modified_at
+        }
+        (Made::Written, PlannedFile::Write { content, .. }) => {
+            blake3::hash(content) == staged.blake3
+        }
+        (Made::Source { .. }, PlannedFile::Write { .. })
+        | (Made::Written, PlannedFile::Copy { .. }) => false,
+    }
+}
+
+/// The path of `relative` below `dir`.
+pub(super) fn below(dir: &StoragePath, relative: &str) -> StoragePath {
+    relative
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .fold(dir.clone(), |dir, part| dir.join(part))
+}
+
+/// Copies one file, again from its beginning after an error that may pass.
+async fn copy_file(
+    from: &dyn Storage,
+    source: &StoragePath,
+    to: &dyn Storage,
+    target: &StoragePath,
+    task: Task,
+    streamed: &mpsc::Sender<u64>,
+) -> Result<Staged, Failure> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let copied = match &task.from {
+            Source::Bytes(content) => write_whole(to, target, content.clone())
+                .await
+                .map(|()| (Made::Written, content.len() as u64, blake3::hash(content)))
+                .map_err(Failure::Storage),
+            Source::File {
+                len_bytes,
+                modified_at,
+            } => {
+                let made = Made::Source {
+                    len_bytes: *len_bytes,
+                    modified_at: *modified_at,
+                };
+                let copied = if task.large {
+                    stream_file(from, source, to, target, *len_bytes, streamed).await
+                } else {
+                    copy_small(from, source, to, target, *len_bytes).await
+                };
+                copied.map(|digest| (made, *len_bytes, digest))
+            }
+        };
+        match copied {
+            Ok((made, len_bytes, blake3)) => {
+                return Ok(Staged {
+                    path: task.path,
+                    made,
+                    len_bytes,
+                    blake3,
+                });
+            }
+            Err(Failure::Storage(error)) if tries < TRIES && may_pass(error.kind) => {
+                tracing::debug!("{error}; trying again");
+                tokio::time::sleep(std::time::Duration::from_millis(200) * 4_u32.pow(tries - 1))
+                    .await;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn may_pass(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::TimedOut
+            | ErrorKind::Unreachable
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Standby
+            | ErrorKind::Other
+    )
+}
+
+fn read_failure(error: StorageError) -> Failure {
+    if error.kind == ErrorKind::NotFound || error.kind == ErrorKind::TooLarge {
+        return Failure::Changed(error.to_string());
+    }
+    Failure::Storage(error)
+}
+
+fn other_length(source: &StoragePath, expected: u64, found: u64) -> Failure {
+    Failure::Changed(format!(
+        "{source} has {found} bytes, and had {expected} when it was listed"
+    ))
+}
+
+async fn copy_small(
+    from: &dyn Storage,
+    source: &StoragePath,
+    to: &dyn Storage,
+    target: &StoragePath,
+    len_bytes: u64,
+) -> Result<blake3::Hash, Failure> {
+    let content = from
+        .read_small(source, SMALL_BYTES)
+        .await
+        .map_err(read_failure)?;
+    if content.len() as u64 != len_bytes {
+        return Err(other_length(source, len_bytes, content.len() as u64));
+    }
+    let digest = blake3::hash(&content);
+    write_whole(to, target, content)
+        .await
+        .map_err(Failure::Storage)?;
+    Ok(digest)
+}
+
+async fn write_whole(
+    to: &dyn Storage,
+    target: &StoragePath,
+    content: Bytes,
+) -> Result<(), StorageError> {
+    let mut writer = to.create(target, CreateMode::Scratch).await?;
+    if !content.is_empty()
+        && let Err(error) = writer.write(content).await
+    {
+        // The write's own error says more than a failed clean-up would.
+        let _cleanup = writer.abort().await;
+        return Err(error);
+    }
+    writer.finish().await
+}
+
+async fn stream_file(
+    from: &dyn Storage,
+    source: &StoragePath,
+    to: &dyn Storage,
+    target: &StoragePath,
+    len_bytes: u64,
+    streamed: &mpsc::Sender<u64>,
+) -> Result<blake3::Hash, Failure> {
+    let mut content = from.open_read(source).await.map_err(read_failure)?;
+    let mut writer = to
+        .create(target, CreateMode::Scratch)
+        .await
+        .map_err(Failure::Storage)?;
+    let mut digest = blake3::Hasher::new();
+    let mut found = 0_u64;
+    while let Some(piece) = content.next().await {
+        let step = match piece {
+            Ok(piece) => {
+                found += piece.len() as u64;
+                digest.update(&piece);
+                let bytes = piece.len() as u64;
+                match writer.write(piece).await {
+                    Ok(()) => {
+                        // Progress is a courtesy: a full channel drops it.
+                        let _full = streamed.try_send(bytes);
+                        Ok(())
+                    }
+                    Err(error) => Err(Failure::Storage(error)),
+                }
+            }
+            Err(error) => Err(read_failure(error)),
+        };
+        if let Err(failure) = step {
+            // The first error says more than a failed clean-up would.
+            let _cleanup = writer.abort().await;
+            return Err(failure);
+        }
+    }
+    if found != len_bytes {
+        let _cleanup = writer.abort().await;
+        return Err(other_length(source, len_bytes, found));
+    }
+    writer.finish().await.map_err(Failure::Storage)?;
+    Ok(digest.finalize())
+}

@@ -1,0 +1,299 @@
+//! The work directory of a copy: its lease, its journal, its tree.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::journal::Journal;
+use super::{CopyError, CopyReport, CopyRequest, Copyist, Place, lineage};
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::plan::{Scope, Tally};
+use crate::control::{Acquired, Document, Lease, LeaseWatch, load_optional, save_replacing};
+use crate::storage::{ErrorKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
+
+/// Pause between two looks at another's lease that may have been left.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// What a work directory is for. Another source or another scope begins anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Purpose {
+    copy_id: Uuid,
+    source: StorageUri,
+    destination: StorageUri,
+    scope: Scope,
+    /// The copy that the source itself is.
+    pub(super) parent: Option<Uuid>,
+    begun_at: Timestamp,
+}
+
+impl Document for Purpose {
+    const KIND: &'static str = "copy-work";
+}
+
+impl Purpose {
+    fn is_same(&self, other: &Purpose) -> bool {
+        (&self.source, &self.destination, self.scope, self.parent)
+            == (&other.source, &other.destination, other.scope, other.parent)
+    }
+}
+
+/// An open work directory, held by its lease.
+#[derive(Debug)]
+pub struct Work {
+    pub(super) destination: Place,
+    pub(super) source: StorageUri,
+    pub(super) dir: StoragePath,
+    pub(super) journal: Journal,
+    pub(super) purpose: Purpose,
+    pub(super) host: String,
+    pub(super) ttl: std::time::Duration,
+    pub(super) lease: Lease,
+}
+
+/// The work directory of a copy to `destination`.
+pub(super) fn work_dir(destination: &StoragePath) -> Option<StoragePath> {
+    let parent = destination.parent()?;
+    Some(parent.join(&format!(".{}.stepdown-copy", destination.name())))
+}
+
+impl Work {
+    /// Takes up the work directory of the destination, or begins one.
+    ///
+    /// # Errors
+    /// [`CopyError::InProgress`] if another process holds it; storage errors, `NotFound` if the
+    /// parent of the destination is missing.
+    pub async fn open(request: &CopyRequest, copyist: &Copyist) -> Result<Self, CopyError> {
+        let destination = request.destination.clone();
+        let storage = Arc::clone(&destination.storage);
+        let Some(dir) = work_dir(&destination.path) else {
+            return Err(CopyError::Exists {
+                destination: destination.uri(),
+            });
+        };
+        // A missing parent is a mistake in the path, not something to make.
+        if let Some(parent) = destination.path.parent() {
+            storage.identify_dir(&parent).await?;
+        }
+        let lease_dir = dir.join("lease");
+        storage.create_dir_all(&lease_dir).await?;
+        let lease = take(storage.as_ref(), &destination, &lease_dir, copyist).await?;
+        match Self::begin(request, copyist, dir, lease).await {
+            Ok(work) => Ok(work),
+            Err((lease, error)) => {
+                release(storage.as_ref(), *lease).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(
+        request: &CopyRequest,
+        copyist: &Copyist,
+        dir: StoragePath,
+        lease: Lease,
+    ) -> Result<Self, (Box<Lease>, CopyError)> {
+        let destination = request.destination.clone();
+        match Self::prepare(request, &dir).await {
+            Ok((purpose, journal)) => Ok(Self {
+                destination,
+                source: request.source.uri(),
+                dir,
+                journal,
+                purpose,
+                host: copyist.host.clone(),
+                ttl: copyist.policy.ttl,
+                lease,
+            }),
+            Err(error) => Err((Box::new(lease), error)),
+        }
+    }
+
+    async fn prepare(
+        request: &CopyRequest,
+        dir: &StoragePath,
+    ) -> Result<(Purpose, Journal), CopyError> {
+        let storage = request.destination.storage.as_ref();
+        let fresh = Purpose {
+            copy_id: Uuid::new_v4(),
+            source: request.source.uri(),
+            destination: request.destination.uri(),
+            scope: request.scope,
+            parent: lineage(&request.source).await?,
+            begun_at: Timestamp::now(),
+        };
+        let path = dir.join("purpose.json");
+        let found: Option<Purpose> = load_optional(storage, &path).await?;
+        let purpose = match found {
+            Some(found) if found.is_same(&fresh) => {
+                tracing::info!(copy_id = %found.copy_id, "going on with an earlier copy");
+                found
+            }
+            other => {
+                if let Some(other) = other {
+                    tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
+                }
+                for name in ["tree", "journal"] {
+                    clear(storage, &dir.join(name)).await?;
+                }
+                save_replacing(storage, &path, &fresh).await?;
+                fresh
+            }
+        };
+        storage.create_dir_all(&dir.join("tree")).await?;
+        let journal_dir = dir.join("journal");
+        storage.create_dir_all(&journal_dir).await?;
+        let journal = Journal::open(storage, journal_dir).await?;
+        Ok((purpose, journal))
+    }
+
+    /// The directory of the files.
+    pub(super) fn tree(&self) -> StoragePath {
+        self.dir.join("tree")
+    }
+
+    /// The URI of the work directory, for messages.
+    pub fn uri(&self) -> StorageUri {
+        StorageUri::new(
+            self.destination.storage.authority().clone(),
+            self.dir.clone(),
+        )
+    }
+
+    /// Id of the copy.
+    pub fn copy_id(&self) -> Uuid {
+        self.purpose.copy_id
+    }
+
+    /// The manifest at the destination, if what stands there is this very copy: an earlier call was
+    /// cut short right after it published.
+    pub(super) async fn published(&self) -> Result<Option<Manifest>, CopyError> {
+        let storage = self.destination.storage.as_ref();
+        if !self.destination.exists().await? {
+            return Ok(None);
+        }
+        match Manifest::load(storage, &self.destination.path).await {
+            Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == self.copy_id())),
+            Err(crate::checkpoint::CheckpointError::Manifest { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the copy came to.
+    pub(super) fn report(
+        &self,
+        manifest: &Manifest,
+        copied: Tally,
+        moved_aside: Option<StorageUri>,
+    ) -> CopyReport {
+        CopyReport {
+            source: self.source.clone(),
+            destination: self.destination.uri(),
+            copy_id: manifest.copy_id,
+            query_id: manifest.query_id.clone(),
+            last_planned_batch: manifest.last_planned_batch,
+            last_committed_batch: manifest.last_committed_batch,
+            total: Tally {
+                files: manifest.files.len() as u64,
+                bytes: manifest.total_bytes(),
+            },
+            copied,
+            moved_aside,
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Keeps the lease alive; to be called now and then.
+    pub(super) async fn keep(&mut self) -> Result<(), CopyError> {
+        if self.lease.is_beat_due(self.ttl) {
+            self.lease.beat(self.destination.storage.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the lease back; after a publication the directory goes too. What is left after an error
+    /// here is taken up or removed by the next copy to the same destination.
+    pub(super) async fn close(self, published: bool) {
+        let storage = Arc::clone(&self.destination.storage);
+        release(storage.as_ref(), self.lease).await;
+        if published
+            && let Some(tree) = OwnedTree::claim(self.dir)
+            && let Err(error) = storage.delete_tree(&tree).await
+        {
+            tracing::warn!("the work directory stays: {error}");
+        }
+    }
+}
+
+async fn take(
+    storage: &dyn Storage,
+    destination: &Place,
+    dir: &StoragePath,
+    copyist: &Copyist,
+) -> Result<Lease, CopyError> {
+    let mut watch = LeaseWatch::default();
+    let begun = tokio::time::Instant::now();
+    loop {
+        let tried =
+            Lease::try_acquire(storage, dir, &copyist.owner, copyist.policy, &mut watch).await?;
+        let (generation, owner) = match tried {
+            Acquired::Taken(lease) => return Ok(lease),
+            Acquired::Held { generation, owner } => (generation, owner),
+        };
+        // A holder on this host that has not ended is alive; of another's only its silence tells.
+        let here = owner
+            .as_ref()
+            .is_some_and(|owner| is_same_host(owner, copyist));
+        if here || begun.elapsed() > copyist.policy.ttl + copyist.policy.ttl / 2 {
+            let holder = owner.map_or_else(|| "unknown".to_owned(), |o| o.process.to_string());
+            let destination = destination.uri();
+            return Err(CopyError::InProgress {
+                destination,
+                holder,
+                generation,
+            });
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn is_same_host(owner: &crate::control::LeaseOwner, copyist: &Copyist) -> bool {
+    use crate::model::AttemptId::Process;
+    match (&owner.process, &copyist.owner.process) {
+        (
+            Process {
+                host: a,
+                boot_id: b,
+                ..
+            },
+            Process {
+                host: c,
+                boot_id: d,
+                ..
+            },
+        ) => a == c && b == d,
+        _ => false,
+    }
+}
+
+async fn release(storage: &dyn Storage, lease: Lease) {
+    if let Err(error) = lease.release(storage).await {
+        tracing::debug!("the lease was not given back: {error}");
+    }
+}
+
+/// Removes a directory of the work directory. Its own name does not say that it is stepdown's, its
+/// parent's does, so it is moved to one that does first.
+async fn clear(storage: &dyn Storage, dir: &StoragePath) -> Result<(), StorageError> {
+    let doomed = dir.with_suffix(&format!(".stepdown-old-{}", Uuid::new_v4().simple()));
+    match storage.rename(dir, &doomed).await {
+        Ok(()) => {}
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    if let Some(tree) = OwnedTree::claim(doomed) {
+        storage.delete_tree(&tree).await?;
+    }
+    Ok(())
+}

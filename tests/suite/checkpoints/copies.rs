@@ -1,0 +1,184 @@
+//! Copies of all samples: whole, sound, with a manifest that is true, made once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stepdown::checkpoint::copy::{
+    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Existing, Pace, Place, copy,
+};
+use stepdown::checkpoint::manifest::Manifest;
+use stepdown::checkpoint::plan::Scope;
+use stepdown::checkpoint::target::At;
+use stepdown::control::{LeaseOwner, LeasePolicy};
+use stepdown::model::BatchId;
+use stepdown::process::{identify, this_host};
+use stepdown::storage::StoragePath;
+use stepdown::storage::local::{LocalOptions, LocalStorage};
+use tokio_util::sync::CancellationToken;
+
+use super::samples::{Sample, table};
+
+fn place(path: &Path) -> Place {
+    Place {
+        storage: Arc::new(LocalStorage::new(LocalOptions { fsync: false })),
+        path: StoragePath::parse(path.to_str().unwrap()).unwrap(),
+    }
+}
+
+fn request(from: &Path, to: &Path) -> CopyRequest {
+    CopyRequest {
+        source: place(from),
+        destination: place(to),
+        at: At::Planned,
+        scope: Scope::Minimal,
+        new_query_id: None,
+        existing: Existing::Refuse,
+        damage: Damage::Refuse,
+        check: Check::ReadBack,
+        pace: Pace::default(),
+    }
+}
+
+fn copyist() -> Copyist {
+    let host = this_host().unwrap().name;
+    Copyist {
+        owner: LeaseOwner {
+            instance: uuid::Uuid::new_v4(),
+            process: identify(std::process::id()).unwrap(),
+            taken_at: jiff::Timestamp::now(),
+        },
+        policy: LeasePolicy {
+            ttl: Duration::from_secs(5),
+            owner_has_ended: |_| false,
+        },
+        host,
+    }
+}
+
+async fn run(request: &CopyRequest) -> Result<CopyReport, CopyError> {
+    copy(request, &copyist(), &|_| (), &CancellationToken::new()).await
+}
+
+/// Every file of the manifest is there with its digest, and no other but the manifest.
+fn assert_manifest_is_true(dir: &Path, manifest: &Manifest) {
+    let mut found = 0;
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                found += 1;
+            }
+        }
+    }
+    assert_eq!(found, manifest.files.len() + 1, "{}", dir.display());
+    for file in &manifest.files {
+        let content = std::fs::read(dir.join(&file.path)).unwrap();
+        assert_eq!(content.len() as u64, file.bytes, "{}", file.path);
+        assert_eq!(
+            blake3::hash(&content).to_hex().as_str(),
+            file.blake3,
+            "{}",
+            file.path
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sample_is_copied_whole_or_refused_with_its_findings() {
+    let (mut copied, mut refused) = (0, 0);
+    for row in table() {
+        let name = row.get("archive");
+        let sample = Sample::unpack(name);
+        let target = tempfile::tempdir().unwrap();
+        let destination = target.path().join("copy");
+        let request = request(&sample.path(""), &destination);
+        match run(&request).await {
+            Ok(report) => {
+                copied += 1;
+                let manifest = Manifest::load(
+                    request.destination.storage.as_ref(),
+                    &request.destination.path,
+                );
+                let manifest = manifest.await.unwrap().unwrap();
+                assert_eq!(manifest.copy_id, report.copy_id);
+                assert_manifest_is_true(&destination, &manifest);
+                // The work directory is gone, and a second copy is refused.
+                assert_eq!(
+                    std::fs::read_dir(target.path()).unwrap().count(),
+                    1,
+                    "{name}"
+                );
+                assert!(
+                    matches!(run(&request).await, Err(CopyError::Exists { .. })),
+                    "{name}"
+                );
+            }
+            Err(CopyError::Damaged { findings, .. }) => {
+                refused += 1;
+                assert!(!findings.is_empty());
+                assert!(name.contains("damaged"), "{name}: {findings:?}");
+                assert!(!destination.exists(), "{name}");
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+    assert_eq!(
+        (copied + refused, copied > 15, refused > 2),
+        (22, true, true),
+        "{copied} {refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_cut_short_goes_on_where_it_was() {
+    let sample = Sample::unpack("3.5.9-agg-hdfs-clean");
+    let target = tempfile::tempdir().unwrap();
+    let destination = target.path().join("copy");
+    let request = request(&sample.path(""), &destination);
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    let cut = copy(&request, &copyist(), &|_| (), &stopped).await;
+    assert!(matches!(cut, Err(CopyError::Interrupted { .. })), "{cut:?}");
+    assert!(!destination.exists());
+    let report = run(&request).await.unwrap();
+    assert_eq!(report.copied.files, report.total.files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewound_copy_ends_at_its_batch() {
+    let sample = Sample::unpack("3.5.9-agg-hdfs-inflight");
+    let target = tempfile::tempdir().unwrap();
+    let destination = target.path().join("copy");
+    let mut request = request(&sample.path(""), &destination);
+    request.at = At::Batch(BatchId(5));
+    let report = run(&request).await.unwrap();
+    assert_eq!(report.last_committed_batch, Some(BatchId(5)));
+    for (path, there) in [
+        ("offsets/5", true),
+        ("offsets/6", false),
+        ("commits/6", false),
+        ("state/0/0/6.delta", true),
+        ("state/0/0/7.delta", false),
+    ] {
+        assert_eq!(destination.join(path).exists(), there, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_at_the_destination_is_moved_aside() {
+    let sample = Sample::unpack("3.5.9-agg-hdfs-clean");
+    let target = tempfile::tempdir().unwrap();
+    let destination = target.path().join("copy");
+    std::fs::create_dir(&destination).unwrap();
+    std::fs::write(destination.join("mine"), "x").unwrap();
+    let mut request = request(&sample.path(""), &destination);
+    request.existing = Existing::MoveAside;
+    let report = run(&request).await.unwrap();
+    let aside = report.moved_aside.unwrap();
+    assert!(Path::new(aside.path.as_str()).join("mine").exists());
+    assert!(destination.join("metadata").exists());
+}
