@@ -10,9 +10,10 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
-mod demo;
-#[cfg(all(test, feature = "crash-points"))]
+#[cfg(feature = "crash-points")]
 mod crashes;
+#[cfg(test)]
+mod demo;
 #[cfg(test)]
 mod docs_current;
 #[cfg(test)]
