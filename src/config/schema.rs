@@ -82,9 +82,9 @@ pub struct Hadoop {
 /// How markers are polled and how long things may take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Watch {
-    /// Pause between two rounds of polls.
+    /// Longest pause between two rounds of polls.
     pub interval: Duration,
-    /// Share of `interval` by which a pause is shortened or lengthened at random; 0 to 1.
+    /// Largest share of `interval` by which a pause is shortened at random; 0 to 1.
     pub jitter: f64,
     /// Time-out of one storage call.
     pub call_timeout: Duration,
