@@ -187,6 +187,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
         RunError::Document(error) => Some(error),
         RunError::Lease(error) => Some(error),
         RunError::Occupied { .. }
+        | RunError::NoDirectory { .. }
         | RunError::AttemptUnknown { .. }
         | RunError::MarkerUnknown { .. }
         | RunError::Spawn(_)

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Daemon;
-use super::child_backend::{ChildBackend, OneRequest};
+use super::child_backend::{ChildBackend, ChildRequest, OneRequest};
 use super::crash_point::crash_point;
 use super::poller::{PollPolicy, Poller, Sightings};
 pub use super::run_error::RunError;
@@ -35,14 +35,26 @@ use crate::process::{
     spawn_gated,
 };
 use crate::stop::Exit;
+use crate::stop::command::{CommandBackend, CommandOptions};
 use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, save_armed};
 use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::{Phase, StatusFile, load_status, save_status};
-use crate::storage::DirIdentity;
+use crate::storage::{DirIdentity, ErrorKind};
 
 /// Pause between two tries at something that `run` cannot go on without.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How the command is asked to stop.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// By a signal.
+    Signal,
+    /// By nothing but the absence of its marker, which it sees itself.
+    Driver,
+    /// By a program of the operator.
+    Command(CommandOptions),
+}
 
 /// How to run the command.
 #[derive(Debug, Clone)]
@@ -57,7 +69,9 @@ pub struct RunOptions {
     pub restart: RestartPolicy,
     /// The command is killed when stepdown dies.
     pub die_with_parent: bool,
-    /// The signal that asks the command to stop.
+    /// How the command is asked to stop.
+    pub ask: Ask,
+    /// The signal that asks the command to stop, where a signal does.
     pub signal: Signal,
     /// Who gets it.
     pub target: SignalTarget,
@@ -158,7 +172,17 @@ impl Runner {
         // A directory that is missing is a mistake in the marker's URI, not something to make.
         let storage = self.spec.marker_storage.as_ref();
         let identity = match self.spec.marker.path.parent() {
-            Some(parent) => storage.identify_dir(&parent).await?,
+            Some(parent) => match storage.identify_dir(&parent).await {
+                Err(source)
+                    if matches!(source.kind, ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+                {
+                    return Err(RunError::NoDirectory {
+                        marker: self.spec.marker.to_string(),
+                        source,
+                    });
+                }
+                identified => identified?,
+            },
             None => DirIdentity::Unnumbered,
         };
         if self.spec.sentinel_dir == *self.control.root() {
@@ -522,6 +546,16 @@ impl Runner {
         if let Some(group) = &attempt.group {
             signal.remember(group.clone());
         }
+        let request = match &self.options.ask {
+            Ask::Signal => ChildRequest::Signal(one_request),
+            Ask::Driver => ChildRequest::Driver,
+            Ask::Command(options) => ChildRequest::Command(CommandBackend::new(
+                options.clone(),
+                self.spec.job.clone(),
+                self.spec.slot,
+                self.spec.marker.clone(),
+            )),
+        };
         SlotEngine::new(
             self.daemon.clone(),
             Arc::clone(&self.spec),
@@ -529,7 +563,7 @@ impl Runner {
             Arc::new(ChildBackend {
                 signal,
                 exit,
-                one_request,
+                request,
             }),
             sightings.clone(),
             self.shutdown.child_token(),

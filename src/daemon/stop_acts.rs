@@ -107,7 +107,7 @@ impl SlotEngine {
                 drive.check_lease(storage.as_ref()).await?;
                 let asking = self.asking(attempt, drive.generation());
                 drive.request = match drive.record.save_requesting(&asking).await? {
-                    _ if drive.reason == Reason::Signal => Request::Done,
+                    _ if drive.signalled => Request::Done,
                     Saved::Created => Request::Due,
                     Saved::Exists => Request::Inherited(Instant::now()),
                 };
@@ -265,9 +265,10 @@ impl SlotEngine {
         } else {
             None
         };
-        let signalled = drive.reason == Reason::Signal;
-        let start_requested =
-            steps.latched && !signalled && self.look_now(armed_in).await == Look::Withdrawn;
+        let signalled = drive.signalled;
+        let start_requested = steps.latched
+            && drive.reason != Reason::Signal
+            && self.look_now(armed_in).await == Look::Withdrawn;
         if start_requested {
             let request = self.control.start_request(&self.spec.job, &stop_id);
             self.control.storage().touch(&request).await?;

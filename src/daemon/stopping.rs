@@ -94,6 +94,8 @@ pub(super) struct Drive {
     pub(super) is_stale: bool,
     /// Another held the lease meanwhile, so what led to this stop was seen a while ago.
     waited: bool,
+    /// The attempt was asked by a signal that was passed on.
+    pub(super) signalled: bool,
     /// When the attempt was seen to be over, and how long it had drained then.
     pub(super) ended: Option<(Timestamp, Duration)>,
 }
@@ -302,8 +304,10 @@ impl SlotEngine {
         armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
     ) -> Result<Flow, StepError> {
-        if self.asked.is_raised() && drive.reason != Reason::Signal {
+        if self.asked.is_raised() {
             drive.signalled();
+        } else if self.wanted.is_raised() {
+            drive.wanted();
         }
         if drive.lease.is_none()
             && let Some(flow) = self.take_over(attempt, armed_in, drive).await?
@@ -341,7 +345,7 @@ impl SlotEngine {
             draining_for: drive.draining_for(),
             protected: false,
             drains_itself: self.backend.drains_itself(),
-            signalled: drive.reason == Reason::Signal,
+            signalled: drive.signalled,
         };
         let mut next = decide(&situation, &self.spec.stop_policy);
         if matches!(next, Next::SaveKilling | Next::Kill)
@@ -565,6 +569,7 @@ impl Drive {
             },
             is_stale: false,
             waited: false,
+            signalled: false,
             ended: None,
         };
         drive.inherit();
@@ -582,6 +587,7 @@ impl Drive {
     fn inherit(&mut self) {
         self.request = match (self.record.steps.requesting, self.record.steps.requested) {
             (_, true) => Request::Done,
+            (true, false) if self.signalled => Request::Done,
             (true, false) => Request::Inherited(Instant::now()),
             (false, false) => Request::None,
         };
@@ -598,10 +604,18 @@ impl Drive {
         steps.requesting && !steps.requested && !steps.receipt && ours
     }
 
-    /// The attempt was asked by a signal that was passed on: no further request is due.
-    fn signalled(&mut self) {
+    /// Someone wants the stop who need not take the marker away for it.
+    fn wanted(&mut self) {
         self.reason = Reason::Signal;
         self.look = Look::Asks;
+    }
+
+    /// The attempt was asked by a signal that was passed on: no further request is due.
+    fn signalled(&mut self) {
+        self.wanted();
+        if std::mem::replace(&mut self.signalled, true) {
+            return;
+        }
         self.asked.get_or_insert_with(Instant::now);
         if self.record.steps.requesting {
             self.request = Request::Done;

@@ -3,16 +3,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::alarm::{AlarmKind, Alarms};
 use super::child_backend::OneRequest;
 use super::crash_point::crash_point;
 use super::poller::Sightings;
-use super::run::{Attempt, AttemptEnd, RunError, Runner};
+use super::run::{Ask, Attempt, AttemptEnd, RunError, Runner};
 use super::signals::Signals;
 use super::slot::Followed;
 use crate::marker::poll::{GuardRecord, error_chain};
@@ -61,11 +63,18 @@ impl Runner {
         let (exit_seen, exit) = watch::channel(None);
         let one_request = OneRequest::default();
         let mut engine = self.engine(&attempt, sightings, exit, one_request.clone());
-        let (asked, aborted) = (engine.asked(), engine.aborted());
+        let (asked, wanted, aborted) = (engine.asked(), engine.wanted(), engine.aborted());
         let requested = engine.requested();
         let id = attempt.id.clone();
         let mut followed = tokio::spawn(async move { Box::pin(engine.follow(&id)).await });
-        let mut plan = SignalPlan::new(FirstRequest::Forward, ChildGroup::Own);
+        let by_signal = matches!(self.options.ask, Ask::Signal);
+        let first = if by_signal {
+            FirstRequest::Forward
+        } else {
+            FirstRequest::Keep
+        };
+        let mut plan = SignalPlan::new(first, ChildGroup::Own);
+        let mut removal: Option<AbortOnDropHandle<()>> = None;
         // Its own process may end long before the last one of its group.
         let mut over = attempt
             .child
@@ -96,8 +105,15 @@ impl Runner {
                         RunReaction::GoOn => {}
                         RunReaction::Drain => {
                             tracing::info!(%signal, "draining; a second signal kills the command");
-                            // Before it gets the signal: if it ends at once, it was asked.
-                            asked.cancel();
+                            // Before it is asked: if it ends at once, it was asked.
+                            match self.options.ask {
+                                Ask::Signal => asked.cancel(),
+                                Ask::Command(_) => wanted.cancel(),
+                                Ask::Driver => {
+                                    wanted.cancel();
+                                    removal = Some(self.take_marker_away());
+                                }
+                            }
                         }
                         RunReaction::Abort => {
                             tracing::warn!(%signal, "killing the command");
@@ -129,16 +145,32 @@ impl Runner {
             }
         };
         crash_point("receipt-seen");
+        drop(removal);
         let exit = exit_seen.borrow().or(receipt.exit);
         if let Err(error) = self.save_phase(&attempt.id, Phase::Ended, exit).await {
             tracing::warn!("the status was not saved: {}", error_chain(&error));
         }
         Ok(AttemptEnd {
             exit,
-            on_purpose: receipt.outcome != Outcome::Died || asked.is_cancelled(),
+            on_purpose: receipt.outcome != Outcome::Died
+                || asked.is_cancelled()
+                || wanted.is_cancelled(),
             receipt: Some(receipt),
             ran_for: attempt.begun.elapsed(),
         })
+    }
+
+    /// Removes the marker, whoever made it: a driver knows of nothing else that it is to stop.
+    fn take_marker_away(&self) -> AbortOnDropHandle<()> {
+        let storage = Arc::clone(&self.spec.marker_storage);
+        let path = self.spec.marker.path.clone();
+        let pause = self.options.poll.interval;
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Err(error) = storage.delete_file(&path).await {
+                tracing::warn!("the marker is not removed yet: {}", error_chain(&error));
+                tokio::time::sleep(pause).await;
+            }
+        }))
     }
 
     /// How long after its end the receipt of an attempt is waited for.

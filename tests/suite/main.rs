@@ -27,6 +27,12 @@ mod json_output;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod race_table;
+#[cfg(test)]
+mod races;
+#[cfg(test)]
+mod run_asks;
+#[cfg(test)]
 mod sandbox;
 #[cfg(test)]
 mod stops;
