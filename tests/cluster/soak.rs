@@ -156,8 +156,8 @@ impl Scene<'_> {
                 if self.processes > 1 {
                     args.push("--no-create");
                 }
-                let argv = self.going.argv(&[&drain(&mut self.rng), "code=5"]);
-                place.run(&name, &args, argv, &[])?
+                let command = self.going.argv(&[&drain(&mut self.rng), "code=5"]);
+                place.run(&name, &args, command, &[])?
             }
         };
         Ok((name, daemon))
@@ -218,7 +218,7 @@ impl Scene<'_> {
         daemon.kill()
     }
 
-    fn judge(&mut self, number: u64, played: Result<()>) -> Result<Trial> {
+    fn judge(&mut self, number: u64, played: &Result<()>) -> Result<Trial> {
         let receipts = self.ground.receipts("going")?;
         let others = self.ground.receipts("standing")?;
         let asked = self.going.count("TERM");
@@ -428,7 +428,7 @@ fn soak_stops_on_local_disk() -> Result<()> {
         };
         let mut scene = Scene::set(&place, Rng::with_seed(number), keeper)?;
         let played = scene.play(Duration::from_millis(350));
-        scene.judge(number, played)
+        scene.judge(number, &played)
     })
 }
 
@@ -448,6 +448,6 @@ fn soak_stops_on_hdfs() -> Result<()> {
         };
         let mut scene = Scene::set(&remote, Rng::with_seed(number), keeper)?;
         let played = scene.play(Duration::from_millis(1500));
-        scene.judge(number, played)
+        scene.judge(number, &played)
     })
 }

@@ -64,10 +64,10 @@ fn complaint(kind: &str, name: &str) -> Option<String> {
         return Some(format!("`{name}` names no module"));
     };
     let file = dir.join(module.replace("::", "/")).with_extension("rs");
-    let Ok(text) = fs::read_to_string(&file) else {
+    let Ok(source) = fs::read_to_string(&file) else {
         return Some(format!("`{name}`: there is no {}", file.display()));
     };
-    (!has_test(&text, test)).then(|| format!("`{name}` is no test of {}", file.display()))
+    (!has_test(&source, test)).then(|| format!("`{name}` is no test of {}", file.display()))
 }
 
 /// What is wrong with the last cell of a row.
