@@ -288,16 +288,7 @@ fn backend(job: &Job, slot: Slot, of: &JobSlot, board: &Arc<StatusBoard>) -> Arc
             ends_with: ends_with(stop.ends_with),
         })),
         Stop::Command(stop) => Arc::new(CommandBackend::new(
-            CommandOptions {
-                request: stop.request.words().to_vec(),
-                observe: stop.observe.words().to_vec(),
-                force: stop
-                    .force
-                    .as_ref()
-                    .map(|argv| argv.words().to_vec())
-                    .unwrap_or_default(),
-                timeout: stop.timeout,
-            },
+            command_options(stop),
             job.name.clone(),
             slot,
             of.marker.clone(),
@@ -307,6 +298,17 @@ fn backend(job: &Job, slot: Slot, of: &JobSlot, board: &Arc<StatusBoard>) -> Arc
             job.name.clone(),
             slot,
         )),
+    }
+}
+
+/// The programs of the configuration as the engine's.
+pub fn command_options(stop: &config::CommandStop) -> CommandOptions {
+    let force = stop.force.as_ref().map(|argv| argv.words().to_vec());
+    CommandOptions {
+        request: stop.request.words().to_vec(),
+        observe: stop.observe.words().to_vec(),
+        force: force.unwrap_or_default(),
+        timeout: stop.timeout,
     }
 }
 

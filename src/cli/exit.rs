@@ -249,11 +249,13 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
         RunError::Document(error) => Some(error),
         RunError::Lease(error) => Some(error),
         RunError::Occupied { .. }
+        | RunError::NoDirectory { .. }
         | RunError::AttemptUnknown { .. }
         | RunError::MarkerUnknown { .. }
         | RunError::Spawn(_)
         | RunError::Interrupted(_)
         | RunError::NoReceipt { .. }
+        | RunError::Unfollowed { .. }
         | RunError::System { .. } => None,
     }
 }

@@ -15,10 +15,10 @@ use crate::control::{DocumentError, Sentinel, SentinelError};
 use crate::marker::poll::{DirectoryPoll, Sighting, Why, error_chain};
 use crate::marker::{MarkerPolicy, MarkerState, Trigger, Verdict};
 use crate::model::AttemptId;
-use crate::stop::receipt::{Receipt, load_newest_receipt};
-use crate::stop::record::{Armed, load_armed, save_armed};
+use crate::stop::receipt::{Receipt, load_newest_receipt, load_receipt};
+use crate::stop::record::{Armed, load_armed, load_unconfirmed, save_armed};
 use crate::stop::{BackendError, Freshness, Observation};
-use crate::storage::{ErrorKind, Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{DirIdentity, ErrorKind, Storage, StorageError, StoragePath, StorageUri};
 
 /// Why a slot could not be asked to stop. The attempt runs on.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,7 @@ pub async fn request_by_marker(
     let spec = &slot.spec;
     let storage = &spec.marker_storage;
     let trigger = spec.marker_policy.trigger;
+    slot.control.vouch().await?;
     slot.control.ensure_job(&spec.job, spec.slot).await?;
     let parent = spec.marker.path.parent().unwrap_or_else(StoragePath::root);
     storage.identify_dir(&parent).await?;
@@ -81,6 +82,11 @@ pub async fn request_by_marker(
     };
     let mut round = poll.poll().await;
     let armed = load_armed(&slot.control, &spec.job, spec.slot, attempt, &spec.marker).await?;
+    // Armed in a directory that is not there any more it would not be missed in this one.
+    let armed = armed.filter(|armed| {
+        let guard = round.guard.as_ref();
+        guard.is_ok_and(|now| armed.directory.is_same(now))
+    });
     if armed.is_none() && trigger.asks(&round.sighting(0, trigger, None)) == Some(true) {
         // Never seen as it should be: what this command is asked for makes up for it.
         match trigger {
@@ -115,6 +121,25 @@ pub async fn request_by_marker(
         }
     }
     Ok(())
+}
+
+/// The attempt to stop in a slot: the one that runs, or one that ended and has no receipt yet because
+/// nobody was there to write it.
+///
+/// # Errors
+/// Where that cannot be told.
+pub async fn find_stoppable(slot: &PlannedSlot) -> Result<Option<AttemptId>, AskError> {
+    if let Some(running) = slot.backend.find_attempt().await? {
+        return Ok(Some(running));
+    }
+    let spec = &slot.spec;
+    for attempt in load_unconfirmed(&slot.control, &spec.job, spec.slot).await? {
+        let seen = slot.backend.observe(&attempt, Freshness::Now).await;
+        if !matches!(seen, Observation::Unknown { .. }) {
+            return Ok(Some(attempt));
+        }
+    }
+    Ok(None)
 }
 
 /// Follows `attempt` to its receipt, acting on its marker like a watcher; whoever has the lease acts.
@@ -222,7 +247,8 @@ pub async fn await_marker(
     }
 }
 
-/// Gives the directory its sentinel as soon as the storage takes it.
+/// Gives the directory its sentinel as soon as the storage takes it. One that is not there may not be
+/// mounted, and is waited for; where this user may not write, a local directory is known by its number.
 async fn await_sentinel(
     storage: &dyn Storage,
     dir: &StoragePath,
@@ -232,7 +258,15 @@ async fn await_sentinel(
     loop {
         match Sentinel::ensure(storage, dir).await {
             Ok(_) => return Ok(()),
-            Err(error) if is_passing(&error) => {
+            Err(error)
+                if error.storage_kind() == Some(ErrorKind::PermissionDenied)
+                    && is_numbered(storage, dir).await =>
+            {
+                return Ok(());
+            }
+            Err(error)
+                if is_passing(&error) || error.storage_kind() == Some(ErrorKind::NotFound) =>
+            {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!("waiting for the storage: {}", error_chain(&error));
                 }
@@ -243,6 +277,11 @@ async fn await_sentinel(
     }
 }
 
+async fn is_numbered(storage: &dyn Storage, dir: &StoragePath) -> bool {
+    let identity = storage.identify_dir(dir).await;
+    matches!(identity, Ok(DirIdentity::Inode { .. }))
+}
+
 /// Whether the storage may come to answer by itself. Credentials do not.
 fn is_passing(error: &DocumentError) -> bool {
     error
@@ -250,8 +289,8 @@ fn is_passing(error: &DocumentError) -> bool {
         .is_some_and(|kind| kind.is_unreachable() && kind != ErrorKind::Authentication)
 }
 
-/// The receipt of the slot's last stop, once nothing runs in the slot. `None` if nothing runs and
-/// nothing was ever confirmed.
+/// The receipt of the slot's last stop, once nothing runs in the slot and all that ran is confirmed.
+/// `None` if nothing runs and nothing was ever confirmed.
 ///
 /// # Errors
 /// Where the receipts cannot be read, but for a storage that does not answer: that is waited for.
@@ -259,30 +298,58 @@ pub async fn await_stopped(
     slot: &PlannedSlot,
     interval: Duration,
 ) -> Result<Option<Receipt>, AskError> {
-    let spec = &slot.spec;
     let mut seen: Option<AttemptId> = None;
     loop {
         match slot.backend.find_attempt().await {
             Ok(Some(attempt)) => seen = Some(attempt),
-            Ok(None) => {
-                let newest = load_newest_receipt(&slot.control, &spec.job, spec.slot).await;
-                match (&seen, newest) {
-                    // The attempt that was seen to run must have its own receipt.
-                    (Some(attempt), Ok(Some(receipt))) if receipt.attempt == *attempt => {
-                        return Ok(Some(receipt));
-                    }
-                    (None, Ok(newest)) => return Ok(newest),
-                    (Some(_), Ok(_)) => {}
-                    (_, Err(error)) if is_passing(&error) => {
-                        tracing::warn!("{}", error_chain(&error));
-                    }
-                    (_, Err(error)) => return Err(error.into()),
-                }
-            }
+            Ok(None) => match last_receipt(slot, seen.as_ref()).await {
+                Ok(Confirmed::Receipt(receipt)) => return Ok(Some(*receipt)),
+                Ok(Confirmed::Nothing) => return Ok(None),
+                Ok(Confirmed::NotYet) => {}
+                Err(error) if is_passing(&error) => tracing::warn!("{}", error_chain(&error)),
+                Err(error) => return Err(error.into()),
+            },
             Err(error) => tracing::warn!("{}", error_chain(&error)),
         }
         tokio::time::sleep(interval).await;
     }
+}
+
+/// What is confirmed of a slot in which nothing runs.
+enum Confirmed {
+    /// This is how its last attempt ended.
+    Receipt(Box<Receipt>),
+    /// Its last attempt is over, and nobody has written its receipt yet.
+    NotYet,
+    /// It never had an attempt that was watched.
+    Nothing,
+}
+
+async fn last_receipt(
+    slot: &PlannedSlot,
+    seen: Option<&AttemptId>,
+) -> Result<Confirmed, DocumentError> {
+    let spec = &slot.spec;
+    let found = match seen {
+        // The attempt that was seen to run must have its own receipt.
+        Some(attempt) => {
+            let stop_id = attempt.stop_id(spec.slot);
+            let receipt = load_receipt(&slot.control, &spec.job, &stop_id).await?;
+            return Ok(receipt.map_or(Confirmed::NotYet, |receipt| {
+                Confirmed::Receipt(Box::new(receipt))
+            }));
+        }
+        None => load_newest_receipt(&slot.control, &spec.job, spec.slot).await?,
+    };
+    if !load_unconfirmed(&slot.control, &spec.job, spec.slot)
+        .await?
+        .is_empty()
+    {
+        return Ok(Confirmed::NotYet);
+    }
+    Ok(found.map_or(Confirmed::Nothing, |receipt| {
+        Confirmed::Receipt(Box::new(receipt))
+    }))
 }
 
 /// The attempt that runs in the slot, once one does.

@@ -1,28 +1,69 @@
-//! The backend of `run`: signals to its own child.
+//! The backend of `run`: its own child, asked as the job's backend asks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::model::AttemptId;
+use crate::stop::command::CommandBackend;
 use crate::stop::signal::SignalBackend;
 use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
 
 /// How long after a child is seen to be gone its exit code may take to be known.
 const EXIT_TOLD: Duration = Duration::from_millis(500);
 
-/// The signal backend for a child of this process, which knows how it ended.
+/// The right to make the one request of an attempt: its engine and a signal that is passed on may
+/// come to it at the same moment, and a second signal means "abort" to many a driver.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OneRequest(Arc<AtomicBool>);
+
+impl OneRequest {
+    /// Takes the right; false if it was taken before.
+    pub(super) fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether it was taken.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn give_back(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+/// How the child is asked.
+#[derive(Debug)]
+pub(super) enum ChildRequest {
+    /// By the signal.
+    Signal(OneRequest),
+    /// Not at all: it sees its marker itself.
+    Driver,
+    /// By the operator's program.
+    Command(CommandBackend),
+}
+
+/// The backend for a child of this process, which knows how it ended.
 #[derive(Debug)]
 pub(super) struct ChildBackend {
+    /// Finds, observes and kills the child, and asks it where a signal does.
     pub(super) signal: SignalBackend,
     pub(super) exit: watch::Receiver<Option<Exit>>,
+    pub(super) request: ChildRequest,
 }
 
 #[async_trait]
 impl Backend for ChildBackend {
     fn name(&self) -> &'static str {
-        self.signal.name()
+        match &self.request {
+            ChildRequest::Signal(_) => self.signal.name(),
+            ChildRequest::Driver => "driver",
+            ChildRequest::Command(command) => command.name(),
+        }
     }
 
     async fn find_attempt(&self) -> Result<Option<AttemptId>, BackendError> {
@@ -38,7 +79,20 @@ impl Backend for ChildBackend {
         attempt: &AttemptId,
         order: &StopOrder,
     ) -> Result<(), BackendError> {
-        self.signal.request_stop(attempt, order).await
+        match &self.request {
+            ChildRequest::Signal(one_request) => {
+                if !one_request.claim() {
+                    return Ok(());
+                }
+                let asked = self.signal.request_stop(attempt, order).await;
+                if asked.is_err() {
+                    one_request.give_back();
+                }
+                asked
+            }
+            ChildRequest::Driver => Ok(()),
+            ChildRequest::Command(command) => command.request_stop(attempt, order).await,
+        }
     }
 
     async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
@@ -68,11 +122,18 @@ impl Backend for ChildBackend {
     }
 
     async fn force(&self, attempt: &AttemptId, order: &StopOrder) -> Result<(), BackendError> {
+        if let ChildRequest::Command(command) = &self.request {
+            match command.force(attempt, order).await {
+                // Without a program for it, the child is this process's to kill.
+                Err(BackendError::Unsupported { .. }) => {}
+                forced => return forced,
+            }
+        }
         self.signal.force(attempt, order).await
     }
 
     fn drains_itself(&self) -> bool {
-        false
+        matches!(self.request, ChildRequest::Driver)
     }
 
     async fn reports_running(&self, attempt: &AttemptId) -> bool {

@@ -19,6 +19,7 @@ pub mod signals;
 pub mod slot;
 mod stop_acts;
 mod stopping;
+mod supervise;
 pub mod watch;
 
 use std::ops::Deref;

@@ -11,14 +11,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Daemon;
-use super::child_backend::ChildBackend;
+use super::child_backend::{ChildBackend, ChildRequest, OneRequest};
 use super::crash_point::crash_point;
 use super::poller::{PollPolicy, Poller, Sightings};
-
 pub use super::run_error::RunError;
 use super::sentinel_keeper::SentinelKeeper;
 use super::signals::Signals;
-use super::slot::{Followed, SlotEngine, SlotSpec};
+use super::slot::{SlotEngine, SlotSpec};
 use crate::control::{
     Acquired, ControlDir, DocumentError, Lease, LeaseError, LeaseOwner, LeaseScope, LeaseWatch,
     Saved, Sentinel,
@@ -27,24 +26,35 @@ use crate::marker::Trigger;
 use crate::marker::file::{MarkerNote, create_marker, remove_own_marker};
 use crate::marker::poll::{DirectoryPoll, GuardRecord, Round, Sighting, error_chain};
 use crate::model::AttemptId;
-use crate::process::forward::{FirstRequest, RunReaction, SignalPlan, signals_to_catch};
+use crate::process::forward::signals_to_catch;
 use crate::process::restart::{
     EndCause, EndedRun, RestartCount, RestartDecision, RestartPolicy, decide_restart,
 };
 use crate::process::{
-    Child, ChildGroup, EndsWith, ProcessState, Signal, SignalTarget, SpawnOptions, Terminal,
-    observe, send, spawn_gated,
+    Child, EndsWith, Group, ProcessState, Signal, SignalTarget, SpawnOptions, Terminal, observe,
+    spawn_gated,
 };
 use crate::stop::Exit;
-use crate::stop::decide::Outcome;
+use crate::stop::command::{CommandBackend, CommandOptions};
 use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, save_armed};
 use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::{Phase, StatusFile, load_status, save_status};
-use crate::storage::DirIdentity;
+use crate::storage::{DirIdentity, ErrorKind};
 
 /// Pause between two tries at something that `run` cannot go on without.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How the command is asked to stop.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// By a signal.
+    Signal,
+    /// By nothing but the absence of its marker, which it sees itself.
+    Driver,
+    /// By a program of the operator.
+    Command(CommandOptions),
+}
 
 /// How to run the command.
 #[derive(Debug, Clone)]
@@ -59,7 +69,9 @@ pub struct RunOptions {
     pub restart: RestartPolicy,
     /// The command is killed when stepdown dies.
     pub die_with_parent: bool,
-    /// The signal that asks the command to stop.
+    /// How the command is asked to stop.
+    pub ask: Ask,
+    /// The signal that asks the command to stop, where a signal does.
     pub signal: Signal,
     /// Who gets it.
     pub target: SignalTarget,
@@ -84,27 +96,33 @@ pub struct RunEnd {
 #[derive(Debug)]
 pub struct Runner {
     daemon: Daemon,
-    spec: Arc<SlotSpec>,
+    pub(super) spec: Arc<SlotSpec>,
     control: ControlDir,
-    options: RunOptions,
+    pub(super) options: RunOptions,
     run_id: Uuid,
     shutdown: CancellationToken,
+    /// The directory in which the marker was armed for the last attempt.
+    pub(super) armed_in: Option<GuardRecord>,
 }
 
 /// One attempt under supervision.
-struct Attempt {
-    id: AttemptId,
+pub(super) struct Attempt {
+    pub(super) id: AttemptId,
     /// None for one that an earlier `run` started.
-    child: Option<Child>,
-    begun: Instant,
+    pub(super) child: Option<Child>,
+    /// The group that it leads, or led when it was seen first.
+    pub(super) group: Option<Group>,
+    /// Whether it was given the terminal: then Ctrl-C reaches it, and stepdown does not hear of it.
+    pub(super) in_foreground: bool,
+    pub(super) begun: Instant,
 }
 
 /// How one attempt ended.
-struct AttemptEnd {
-    exit: Option<Exit>,
-    receipt: Option<Box<Receipt>>,
-    on_purpose: bool,
-    ran_for: Duration,
+pub(super) struct AttemptEnd {
+    pub(super) exit: Option<Exit>,
+    pub(super) receipt: Option<Box<Receipt>>,
+    pub(super) on_purpose: bool,
+    pub(super) ran_for: Duration,
 }
 
 impl Runner {
@@ -117,13 +135,14 @@ impl Runner {
             options,
             run_id: Uuid::new_v4(),
             shutdown: CancellationToken::new(),
+            armed_in: None,
         }
     }
 
     /// Runs the command to its end, through restarts if the policy has them.
     ///
     /// # Errors
-    /// [`RunError`]; unless it is `NoReceipt`, no command of this call is running.
+    /// [`RunError`]; unless it is `NoReceipt` or `Unfollowed`, no command of this call is running.
     pub async fn run(mut self) -> Result<RunEnd, RunError> {
         let system = |step| move |source| RunError::System { step, source };
         let caught = signals_to_catch();
@@ -133,8 +152,10 @@ impl Runner {
         let beats = self.keep_slot(lease);
         let ended = self.run_attempts(&mut signals).await;
         // Only a marker of this run is removed, and only when no attempt of it is left.
-        if !matches!(ended, Err(RunError::NoReceipt { .. }))
-            && let Err(error) = self.remove_marker().await
+        if !matches!(
+            ended,
+            Err(RunError::NoReceipt { .. } | RunError::Unfollowed { .. })
+        ) && let Err(error) = self.remove_marker().await
         {
             tracing::warn!("the marker was not removed: {}", error_chain(&error));
         }
@@ -151,14 +172,30 @@ impl Runner {
         // A directory that is missing is a mistake in the marker's URI, not something to make.
         let storage = self.spec.marker_storage.as_ref();
         let identity = match self.spec.marker.path.parent() {
-            Some(parent) => storage.identify_dir(&parent).await?,
+            Some(parent) => match storage.identify_dir(&parent).await {
+                Err(source)
+                    if matches!(source.kind, ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+                {
+                    return Err(RunError::NoDirectory {
+                        marker: self.spec.marker.to_string(),
+                        source,
+                    });
+                }
+                identified => identified?,
+            },
             None => DirIdentity::Unnumbered,
         };
-        self.control.ensure().await?;
-        // A local directory is known by its number, too.
-        match Sentinel::ensure(storage, &self.spec.sentinel_dir).await {
-            Err(error) if identity == DirIdentity::Unnumbered => return Err(error.into()),
-            Ok(_) | Err(_) => {}
+        if self.spec.sentinel_dir == *self.control.root() {
+            // The state of this one marker, beside it.
+            self.control.ensure().await?;
+        } else {
+            // One that is missing may not be mounted: another `run` may be on record in it.
+            self.control.vouch().await?;
+            // A local directory is known by its number, too.
+            match Sentinel::ensure(storage, &self.spec.sentinel_dir).await {
+                Err(error) if identity == DirIdentity::Unnumbered => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
         }
         self.control
             .ensure_job(&self.spec.job, self.spec.slot)
@@ -290,7 +327,7 @@ impl Runner {
         sightings
     }
 
-    fn directory_poll(&self) -> DirectoryPoll {
+    pub(super) fn directory_poll(&self) -> DirectoryPoll {
         let path = &self.spec.marker.path;
         DirectoryPoll::new(
             Arc::clone(&self.spec.marker_storage),
@@ -318,6 +355,8 @@ impl Runner {
         let attempt = Attempt {
             id: status.attempt.clone(),
             child: None,
+            group: Group::of(&status.attempt).ok(),
+            in_foreground: false,
             begun: Instant::now(),
         };
         match observe(&status.attempt, self.options.ends_with) {
@@ -382,7 +421,7 @@ impl Runner {
     }
 
     /// Starts the command: on record and armed before it runs.
-    async fn start(&self, terminal: Option<&mut Terminal>) -> Result<Attempt, RunError> {
+    async fn start(&mut self, terminal: Option<&mut Terminal>) -> Result<Attempt, RunError> {
         let mut options = SpawnOptions::new(self.options.argv.iter().cloned());
         options.on_parent_death = self.options.die_with_parent.then_some(Signal::KILL);
         let own = [
@@ -401,17 +440,22 @@ impl Runner {
         let gated = spawn_gated(options).await?;
         let id = gated.attempt().clone();
         crash_point("gated");
-        if let Err(error) = self.put_on_record(&id).await {
-            if let Err(lost) = gated.cancel().await {
-                tracing::warn!("{}", error_chain(&lost));
+        match self.put_on_record(&id).await {
+            Ok(directory) => self.armed_in = Some(directory),
+            Err(error) => {
+                if let Err(lost) = gated.cancel().await {
+                    tracing::warn!("{}", error_chain(&lost));
+                }
+                self.forget(&id).await;
+                return Err(error);
             }
-            self.forget(&id).await;
-            return Err(error);
         }
         crash_point("recorded");
-        if let (Some(terminal), Some(group)) = (terminal, gated.group()) {
-            terminal.lend_to(group);
-        }
+        let group = gated.group().cloned();
+        let in_foreground = match (terminal, &group) {
+            (Some(terminal), Some(group)) => terminal.lend_to(group),
+            _ => false,
+        };
         match gated.release().await {
             Ok(child) => {
                 crash_point("released");
@@ -419,6 +463,8 @@ impl Runner {
                 Ok(Attempt {
                     id,
                     child: Some(child),
+                    group,
+                    in_foreground,
                     begun: Instant::now(),
                 })
             }
@@ -436,18 +482,18 @@ impl Runner {
         }
     }
 
-    async fn put_on_record(&self, attempt: &AttemptId) -> Result<(), RunError> {
+    async fn put_on_record(&self, attempt: &AttemptId) -> Result<GuardRecord, RunError> {
         self.save_phase(attempt, Phase::Running, None).await?;
         let round = self.directory_poll().poll().await;
         let directory = self.protecting_directory(&round)?;
         let armed = Armed {
             attempt: attempt.clone(),
             marker: self.spec.marker.clone(),
-            directory,
+            directory: directory.clone(),
             armed_at: Timestamp::now(),
         };
         save_armed(&self.control, &self.spec.job, self.spec.slot, &armed).await?;
-        Ok(())
+        Ok(directory)
     }
 
     fn protecting_directory(&self, round: &Round) -> Result<GuardRecord, RunError> {
@@ -465,7 +511,7 @@ impl Runner {
         }
     }
 
-    async fn save_phase(
+    pub(super) async fn save_phase(
         &self,
         attempt: &AttemptId,
         phase: Phase,
@@ -484,186 +530,44 @@ impl Runner {
         save_status(&self.control, &status).await
     }
 
-    fn engine(
+    pub(super) fn engine(
         &self,
-        attempt: &AttemptId,
+        attempt: &Attempt,
         sightings: &Sightings,
         exit: watch::Receiver<Option<Exit>>,
+        one_request: OneRequest,
     ) -> SlotEngine {
         let signal = SignalBackend::new(SignalOptions {
-            source: AttemptSource::Known(attempt.clone()),
+            source: AttemptSource::Known(attempt.id.clone()),
             signal: self.options.signal,
             target: self.options.target,
             ends_with: self.options.ends_with,
         });
+        if let Some(group) = &attempt.group {
+            signal.remember(group.clone());
+        }
+        let request = match &self.options.ask {
+            Ask::Signal => ChildRequest::Signal(one_request),
+            Ask::Driver => ChildRequest::Driver,
+            Ask::Command(options) => ChildRequest::Command(CommandBackend::new(
+                options.clone(),
+                self.spec.job.clone(),
+                self.spec.slot,
+                self.spec.marker.clone(),
+            )),
+        };
         SlotEngine::new(
             self.daemon.clone(),
             Arc::clone(&self.spec),
             self.control.clone(),
-            Arc::new(ChildBackend { signal, exit }),
+            Arc::new(ChildBackend {
+                signal,
+                exit,
+                request,
+            }),
             sightings.clone(),
             self.shutdown.child_token(),
         )
-    }
-
-    /// Writes the receipt of an attempt that is over; no signals, no terminal.
-    async fn supervise_unattended(
-        &self,
-        attempt: Attempt,
-        sightings: &Sightings,
-    ) -> Result<AttemptEnd, RunError> {
-        let (_sender, exit) = watch::channel(None);
-        let mut engine = self.engine(&attempt.id, sightings, exit);
-        let followed = Box::pin(engine.follow(&attempt.id));
-        match tokio::time::timeout(self.options.receipt_deadline, followed).await {
-            Ok(Followed::Receipt(receipt)) => Ok(AttemptEnd {
-                exit: receipt.exit,
-                on_purpose: receipt.outcome != Outcome::Died,
-                receipt: Some(receipt),
-                ran_for: Duration::ZERO,
-            }),
-            Ok(Followed::Interrupted) | Err(_) => Err(RunError::NoReceipt { exit: None }),
-        }
-    }
-
-    /// Follows one attempt to its receipt, and passes on what signals ask for meanwhile.
-    async fn supervise(
-        &self,
-        mut attempt: Attempt,
-        sightings: &Sightings,
-        signals: &mut Signals,
-        mut terminal: Option<&mut Terminal>,
-    ) -> Result<AttemptEnd, RunError> {
-        let (exit_seen, exit) = watch::channel(None);
-        let is_child = attempt.child.is_some();
-        let mut engine = self.engine(&attempt.id, sightings, exit);
-        let asked = engine.asked();
-        let id = attempt.id.clone();
-        let mut followed = tokio::spawn(async move { Box::pin(engine.follow(&id)).await });
-        let mut plan = SignalPlan::new(FirstRequest::Forward, ChildGroup::Own);
-        let mut ended_at: Option<Instant> = None;
-        let mut aborted = false;
-        let receipt = loop {
-            let running = ended_at.is_none();
-            let give_up = ended_at.map(|at| {
-                let patience = if aborted {
-                    self.spec.lease_ttl.min(self.options.receipt_deadline)
-                } else {
-                    self.options.receipt_deadline
-                };
-                at + patience
-            });
-            tokio::select! {
-                exit = await_child(attempt.child.as_mut(), terminal.as_deref_mut()), if running && is_child => {
-                    exit_seen.send_replace(exit.map(Exit::from));
-                    ended_at = Some(Instant::now());
-                }
-                signal = signals.next() => {
-                    let reaction = plan.on_signal(signal, std::time::Instant::now());
-                    if let Some(signal) = reaction.forward {
-                        self.forward(&attempt.id, signal);
-                    }
-                    match reaction.run {
-                        RunReaction::GoOn => {}
-                        RunReaction::Drain => {
-                            tracing::info!(%signal, "draining; a second signal kills the command");
-                            asked.cancel();
-                        }
-                        RunReaction::Abort => {
-                            tracing::warn!(%signal, "killing the command");
-                            aborted = true;
-                            self.forward(&attempt.id, Signal::KILL);
-                        }
-                    }
-                }
-                joined = &mut followed => match joined {
-                    Ok(Followed::Receipt(receipt)) => break receipt,
-                    Ok(Followed::Interrupted) => {
-                        return Err(RunError::NoReceipt { exit: *exit_seen.borrow() });
-                    }
-                    Err(error) => {
-                        let source = std::io::Error::other(error);
-                        return Err(RunError::System { step: "following the command", source });
-                    }
-                },
-                () = until(give_up) => {
-                    followed.abort();
-                    return Err(RunError::NoReceipt { exit: *exit_seen.borrow() });
-                }
-            }
-        };
-        crash_point("receipt-seen");
-        let exit = exit_seen.borrow().or(receipt.exit);
-        if let Err(error) = self.save_phase(&attempt.id, Phase::Ended, exit).await {
-            tracing::warn!("the status was not saved: {}", error_chain(&error));
-        }
-        Ok(AttemptEnd {
-            exit,
-            on_purpose: receipt.outcome != Outcome::Died || asked.is_cancelled(),
-            receipt: Some(receipt),
-            ran_for: attempt.begun.elapsed(),
-        })
-    }
-
-    fn forward(&self, attempt: &AttemptId, signal: Signal) {
-        if let Err(error) = send(attempt, self.options.target, signal) {
-            tracing::error!(%signal, "the signal was not passed on: {}", error_chain(&error));
-        }
-    }
-
-    /// Waits before a restart; false if a signal or the marker's removal says that there is none.
-    async fn await_restart(&self, after: Duration, signals: &mut Signals) -> bool {
-        let at = Instant::now() + after;
-        let mut poll = self.directory_poll();
-        tokio::select! {
-            signal = signals.next() => {
-                tracing::info!(%signal, "no restart");
-                return false;
-            }
-            () = tokio::time::sleep_until(at) => {}
-        }
-        loop {
-            match poll.poll().await.sighting(0, Trigger::Disappears, None) {
-                Sighting::Present(_) => return true,
-                Sighting::Absent => {
-                    tracing::info!("no restart: the marker was removed meanwhile");
-                    return false;
-                }
-                Sighting::Unknown(why) => tracing::warn!("the marker is unknown: {why}"),
-            }
-            tokio::select! {
-                _ = signals.next() => return false,
-                () = tokio::time::sleep(self.options.poll.interval) => {}
-            }
-        }
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for the child's end. `None` if its exit code was lost.
-async fn await_child(
-    child: Option<&mut Child>,
-    terminal: Option<&mut Terminal>,
-) -> Option<crate::process::Exit> {
-    let Some(child) = child else {
-        return std::future::pending().await;
-    };
-    let exit = match terminal {
-        Some(terminal) => terminal.supervise(child).await,
-        None => child.wait().await,
-    };
-    match exit {
-        Ok(exit) => Some(exit),
-        Err(error) => {
-            tracing::error!("{}", error_chain(&error));
-            None
-        }
     }
 }
 

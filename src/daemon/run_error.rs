@@ -37,6 +37,17 @@ pub enum RunError {
         /// Its status file.
         status: String,
     },
+    /// The marker's directory is not there.
+    #[error(
+        "marker {marker} cannot be made: its directory is not there; nothing was started. Make the \
+         directory, mount its disk, or correct the path"
+    )]
+    NoDirectory {
+        /// The marker.
+        marker: String,
+        /// What the storage said of the directory.
+        source: StorageError,
+    },
     /// The marker could not be seen after it was made, so the command would be unprotected.
     #[error("marker {marker} cannot be watched: {why}; nothing was started")]
     MarkerUnknown {
@@ -56,6 +67,14 @@ pub enum RunError {
     NoReceipt {
         /// How the command ended.
         exit: Option<Exit>,
+    },
+    /// A fault of stepdown: the command may run on, and its marker is left for who comes next.
+    #[error(
+        "the command is not followed any more, and may run on; `stepdown run` again takes it over"
+    )]
+    Unfollowed {
+        /// What happened.
+        source: std::io::Error,
     },
     /// Something of the system refused.
     #[error("{step} failed")]

@@ -1,6 +1,7 @@
 //! The engine of one slot: finds its attempt, arms it, notices that its marker asks for a stop, and
 //! has the stop driven to its receipt.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How soon the marker of a new attempt is looked at; long enough that thousands of slots that begin
 /// together share their rounds.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
+
+/// Longest pause between two looks at whether another watcher has armed an attempt that is not armed
+/// here.
+const SLOWEST_ARMED_LOOK: Duration = Duration::from_mins(1);
 
 /// All that an engine has to know of its slot.
 #[derive(Debug)]
@@ -98,6 +103,32 @@ enum Seen {
     Unknown,
 }
 
+/// The rhythm in which an attempt that is not armed here is looked for among the armed ones: doubled
+/// from look to look, so that thousands of jobs without a marker cost little.
+struct ArmedLook {
+    pause: Duration,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl ArmedLook {
+    fn after(pause: Duration) -> Self {
+        Self {
+            pause,
+            sleep: Box::pin(tokio::time::sleep(pause)),
+        }
+    }
+}
+
+/// Returns at the next look, if there is one.
+async fn next_armed_look(look: &mut Option<ArmedLook>) {
+    let Some(look) = look else {
+        return std::future::pending().await;
+    };
+    look.sleep.as_mut().await;
+    look.pause = (look.pause * 2).min(SLOWEST_ARMED_LOOK.max(look.pause));
+    look.sleep.as_mut().reset(Instant::now() + look.pause);
+}
+
 /// The engine of one slot.
 #[derive(Debug)]
 pub struct SlotEngine {
@@ -111,6 +142,8 @@ pub struct SlotEngine {
     pub(super) shutdown: CancellationToken,
     /// Raised when someone else (a signal that `run` passed on) asked the attempt already.
     pub(super) asked: Flag,
+    /// Raised when someone (a signal to `run`) wants the stop, and this engine is to ask the attempt.
+    pub(super) wanted: Flag,
     /// Raised when someone else (a second signal to `run`) killed the attempt.
     pub(super) aborted: Flag,
     /// Raised when the attempt is known to have been asked by this engine or by one before it.
@@ -142,6 +175,7 @@ impl SlotEngine {
             instance: Uuid::new_v4(),
             shutdown,
             asked: Flag::default(),
+            wanted: Flag::default(),
             aborted: Flag::default(),
             requested: Flag::default(),
             left_over: None,
@@ -153,6 +187,11 @@ impl SlotEngine {
     /// The token to cancel when the attempt was asked to stop by other means than this engine's.
     pub fn asked(&self) -> CancellationToken {
         self.asked.token()
+    }
+
+    /// The token to cancel when the attempt is to be asked, whatever its marker says.
+    pub fn wanted(&self) -> CancellationToken {
+        self.wanted.token()
     }
 
     /// The token to cancel when the attempt was killed by other means than this engine's.
@@ -374,12 +413,27 @@ impl SlotEngine {
             // Until the marker is seen for this attempt, its removal means nothing.
             self.sightings.poke(Instant::now() + FIRST_LOOK);
         }
+        // Another watcher may have seen the marker when it was there, and be gone.
+        let mut armed_look = (!watched.marker.is_armed()).then(|| ArmedLook::after(interval));
         let mut change = watch(std::mem::take(&mut watched.pause));
         let mut unseen: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
                 () = self.asked.raised() => return Some(Reason::Signal),
+                () = self.wanted.raised() => return Some(Reason::Signal),
+                () = next_armed_look(&mut armed_look) => {
+                    if !watched.marker.is_armed() {
+                        let span = self.span();
+                        Box::pin(self.see_armed(attempt, watched)).instrument(span).await;
+                        // Its absence may be what was seen all the time.
+                        self.sightings.attend();
+                        self.sightings.poke(Instant::now());
+                    }
+                    if watched.marker.is_armed() {
+                        armed_look = None;
+                    }
+                }
                 () = &mut change => {
                     let span = self.span();
                     let seen = Box::pin(self.look_at(attempt, &mut unseen)).instrument(span).await;
@@ -687,11 +741,12 @@ mod tests {
         let news = size_of_val(&*backend.await_news(Some(&attempt), Duration::ZERO));
         let idle = size_of_val(&engine);
         let running = size_of_val(&engine.run());
+        // A build that is not optimised keeps what is passed to a future twice.
         let sizes = [
             ("spec", size_of::<SlotSpec>(), 480),
             ("engine", idle, 320),
             ("wait for an attempt", waiting, 560),
-            ("follow", following, 1_200),
+            ("follow", following, 1_250),
             ("news", news, 500),
             ("run", running, 900),
         ];

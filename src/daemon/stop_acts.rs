@@ -1,6 +1,7 @@
 //! What the single steps of a stop do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -106,7 +107,7 @@ impl SlotEngine {
                 drive.check_lease(storage.as_ref()).await?;
                 let asking = self.asking(attempt, drive.generation());
                 drive.request = match drive.record.save_requesting(&asking).await? {
-                    _ if drive.reason == Reason::Signal => Request::Done,
+                    _ if drive.signalled => Request::Done,
                     Saved::Created => Request::Due,
                     Saved::Exists => Request::Inherited(Instant::now()),
                 };
@@ -118,12 +119,16 @@ impl SlotEngine {
                 let order = self.order(attempt, drive.generation());
                 self.backend.request_stop(attempt, &order).await?;
                 drive.request = Request::Done;
+                // Only now it is known to have been asked, so its time to drain begins now.
+                drive.carried = Duration::ZERO;
+                drive.asked = Some(Instant::now());
                 self.requested.raise();
                 crash_point("requested");
                 tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
             }
             Next::SaveRequested => {
-                drive.record.save_requested().await?;
+                let asked = self.asking(attempt, drive.generation());
+                drive.record.save_requested(&asked).await?;
                 crash_point("requested-saved");
             }
             Next::Observe => return Ok(Flow::Wait),
@@ -260,9 +265,10 @@ impl SlotEngine {
         } else {
             None
         };
-        let signalled = drive.reason == Reason::Signal;
-        let start_requested =
-            steps.latched && !signalled && self.look_now(armed_in).await == Look::Withdrawn;
+        let signalled = drive.signalled;
+        let start_requested = steps.latched
+            && drive.reason != Reason::Signal
+            && self.look_now(armed_in).await == Look::Withdrawn;
         if start_requested {
             let request = self.control.start_request(&self.spec.job, &stop_id);
             self.control.storage().touch(&request).await?;

@@ -100,6 +100,8 @@ pub(super) struct Drive {
     pub(super) is_stale: bool,
     /// Another held the lease meanwhile, so what led to this stop was seen a while ago.
     waited: bool,
+    /// The attempt was asked by a signal that was passed on.
+    pub(super) signalled: bool,
     /// When the attempt was seen to be over, and how long it had drained then.
     pub(super) ended: Option<(Timestamp, Duration)>,
     /// Since when the checkpoints are being copied.
@@ -312,8 +314,10 @@ impl SlotEngine {
         armed_in: Option<&GuardRecord>,
         drive: &mut Drive,
     ) -> Result<Flow, StepError> {
-        if self.asked.is_raised() && drive.reason != Reason::Signal {
+        if self.asked.is_raised() {
             drive.signalled();
+        } else if self.wanted.is_raised() {
+            drive.wanted();
         }
         if drive.lease.is_none()
             && let Some(flow) = self.take_over(attempt, armed_in, drive).await?
@@ -351,7 +355,7 @@ impl SlotEngine {
             draining_for: drive.draining_for(),
             protected: false,
             drains_itself: self.backend.drains_itself(),
-            signalled: drive.reason == Reason::Signal,
+            signalled: drive.signalled,
         };
         let mut next = decide(&situation, &self.spec.stop_policy);
         if matches!(next, Next::SaveKilling | Next::Kill)
@@ -502,7 +506,11 @@ impl SlotEngine {
     /// of two time stamps of the storage, but nothing where its clock and a host's were too far apart,
     /// then or now: a clock that jumps must not kill a job early.
     async fn carried(&self, now: Timestamp, record: &StopRecord) -> Result<Duration, StepError> {
-        let asking = record.load_asking().await?;
+        let asked = record.load_asked().await?;
+        let asking = match asked {
+            Some(asked) => Some(asked),
+            None => record.load_asking().await?,
+        };
         if let Some(asking) = &asking
             && asking.host == self.daemon.host
             && asking.boot_id == self.daemon.boot_id
@@ -571,6 +579,7 @@ impl Drive {
             },
             is_stale: false,
             waited: false,
+            signalled: false,
             ended: None,
             copying_since: None,
             copies: Vec::new(),
@@ -590,6 +599,7 @@ impl Drive {
     fn inherit(&mut self) {
         self.request = match (self.record.steps.requesting, self.record.steps.requested) {
             (_, true) => Request::Done,
+            (true, false) if self.signalled => Request::Done,
             (true, false) => Request::Inherited(Instant::now()),
             (false, false) => Request::None,
         };
@@ -606,10 +616,18 @@ impl Drive {
         steps.requesting && !steps.requested && !steps.receipt && ours
     }
 
-    /// The attempt was asked by a signal that was passed on: no further request is due.
-    fn signalled(&mut self) {
+    /// Someone wants the stop who need not take the marker away for it.
+    fn wanted(&mut self) {
         self.reason = Reason::Signal;
         self.look = Look::Asks;
+    }
+
+    /// The attempt was asked by a signal that was passed on: no further request is due.
+    fn signalled(&mut self) {
+        self.wanted();
+        if std::mem::replace(&mut self.signalled, true) {
+            return;
+        }
         self.asked.get_or_insert_with(Instant::now);
         if self.record.steps.requesting {
             self.request = Request::Done;

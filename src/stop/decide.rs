@@ -99,7 +99,7 @@ pub struct Situation {
     pub request: Act,
     /// State of the kill.
     pub kill: Act,
-    /// Time since the latch, on trusted clocks only.
+    /// Time since the attempt was asked, on trusted clocks only.
     pub draining_for: Duration,
     /// Whether the driver says that it runs and its marker is present: then nothing is killed.
     pub protected: bool,
@@ -195,8 +195,9 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
     }
     if !steps.requested {
         match now.request {
-            // It may have been asked already, and a second signal can mean "abort" to a driver.
-            Act::Inherited(known_for) if known_for < policy.resend_after => {}
+            // It may have been asked already, and a second signal can mean "abort" to a driver. Nor is
+            // it killed before it is known to have been asked.
+            Act::Inherited(known_for) if known_for < policy.resend_after => return Next::Observe,
             Act::None | Act::Due | Act::Inherited(_) => return Next::Request,
             Act::Done => return Next::SaveRequested,
         }

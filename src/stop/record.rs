@@ -71,7 +71,7 @@ impl Document for Intent {
     const KIND: &'static str = "stop-intent";
 }
 
-/// That an attempt is about to be asked, by whom, and when the drain begins.
+/// That an attempt is about to be asked, or was, by whom, and when the drain begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asking {
     /// The stop.
@@ -103,14 +103,14 @@ pub struct StopRecord {
     pub steps: Steps,
     /// When the intent was written that is latched, by the storage's clock.
     pub latched_at: Option<Timestamp>,
-    /// When someone was about to ask the attempt, by the storage's clock: the drain deadline counts
-    /// from here.
+    /// When the attempt was asked, or else someone was about to, by the storage's clock: the drain
+    /// deadline counts from here.
     pub asked_at: Option<Timestamp>,
 }
 
 const LATCHED: &str = "latched.json";
 const REQUESTING: &str = "requesting.json";
-const REQUESTED: &str = "requested";
+const REQUESTED: &str = "requested.json";
 const KILLING: &str = "killing";
 
 impl StopRecord {
@@ -141,7 +141,7 @@ impl StopRecord {
                 names.insert(step.to_owned());
                 match step {
                     LATCHED => latched_at = Some(entry.modified_at),
-                    REQUESTING => asked_at = Some(entry.modified_at),
+                    REQUESTING | REQUESTED => asked_at = asked_at.max(Some(entry.modified_at)),
                     _ => {}
                 }
             }
@@ -273,12 +273,21 @@ impl StopRecord {
         load_optional(self.control.storage().as_ref(), &self.step(REQUESTING)).await
     }
 
+    /// Who asked the attempt, if that is known.
+    ///
+    /// # Errors
+    /// Storage errors; `Malformed`.
+    pub async fn load_asked(&self) -> Result<Option<Asking>, DocumentError> {
+        load_optional(self.control.storage().as_ref(), &self.step(REQUESTED)).await
+    }
+
     /// Records that the attempt was asked.
     ///
     /// # Errors
     /// Storage errors.
-    pub async fn save_requested(&mut self) -> Result<(), StorageError> {
-        self.save_step(REQUESTED).await?;
+    pub async fn save_requested(&mut self, asking: &Asking) -> Result<(), DocumentError> {
+        let path = self.step(REQUESTED);
+        save_new(self.control.storage().as_ref(), &path, asking).await?;
         self.steps.requested = true;
         Ok(())
     }

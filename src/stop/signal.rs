@@ -1,7 +1,7 @@
 //! The `signal` backend: a signal to a process of this host, or to its whole group.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process::{
-    self, EndsWith, IdentityError, PidFileError, ProcessState, Signal, SignalError, SignalTarget,
+    self, EndsWith, Group, GroupError, IdentityError, PidFileError, ProcessState, Signal,
+    SignalError, SignalTarget,
 };
 
 /// Where the backend learns which process runs in the slot.
@@ -52,6 +53,8 @@ pub struct SignalOptions {
 #[derive(Debug)]
 pub struct SignalBackend {
     options: SignalOptions,
+    /// The attempt's group, as it was while its leader lived: without it nobody could tell whose it is.
+    group: Mutex<Option<Group>>,
 }
 
 impl From<process::Exit> for Exit {
@@ -66,7 +69,10 @@ impl From<process::Exit> for Exit {
 impl SignalBackend {
     /// The backend of one slot.
     pub fn new(options: SignalOptions) -> Self {
-        Self { options }
+        Self {
+            options,
+            group: Mutex::new(None),
+        }
     }
 
     fn failed(why: String) -> BackendError {
@@ -76,8 +82,45 @@ impl SignalBackend {
         }
     }
 
-    fn send(&self, attempt: &AttemptId, signal: Signal) -> Result<(), BackendError> {
-        match process::send(attempt, self.options.target, signal) {
+    /// Takes the group of an attempt for known.
+    pub fn remember(&self, group: Group) {
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = Some(group);
+    }
+
+    /// Looks at the group of an attempt that runs, unless it is known.
+    fn see_group(&self, attempt: &AttemptId) {
+        let uses_group =
+            self.options.target == SignalTarget::Group || self.options.ends_with == EndsWith::Group;
+        if uses_group
+            && self.group_of(attempt).is_none()
+            && let Ok(group) = Group::of(attempt)
+        {
+            self.remember(group);
+        }
+    }
+
+    fn group_of(&self, attempt: &AttemptId) -> Option<Group> {
+        let known = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .as_ref()
+            .filter(|group| group.attempt() == attempt)
+            .cloned()
+    }
+
+    fn send(
+        &self,
+        attempt: &AttemptId,
+        target: SignalTarget,
+        signal: Signal,
+    ) -> Result<(), BackendError> {
+        self.see_group(attempt);
+        let sent = match (target, self.group_of(attempt)) {
+            (SignalTarget::Group, Some(group)) => group.signal(signal),
+            (SignalTarget::Group, None) | (SignalTarget::Process, _) => {
+                process::send(attempt, target, signal)
+            }
+        };
+        match sent {
             // One that is over needs no signal; the next observation says so.
             Ok(_) => Ok(()),
             Err(SignalError::Unknown { why }) => Err(BackendError::OutOfReach {
@@ -137,12 +180,15 @@ impl Backend for SignalBackend {
     }
 
     async fn request_stop(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
-        self.send(attempt, self.options.signal)
+        self.send(attempt, self.options.target, self.options.signal)
     }
 
     async fn observe(&self, attempt: &AttemptId, freshness: Freshness) -> Observation {
         let exit = match process::observe(attempt, self.options.ends_with) {
-            ProcessState::Running { .. } => return Observation::Running,
+            ProcessState::Running { .. } => {
+                self.see_group(attempt);
+                return Observation::Running;
+            }
             ProcessState::Stopped { exit, .. } => exit.map(Exit::from),
             ProcessState::Unknown { why } => {
                 // Of another host's process only its own status file can tell.
@@ -184,7 +230,13 @@ impl Backend for SignalBackend {
     }
 
     async fn force(&self, attempt: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {
-        self.send(attempt, Signal::KILL)
+        // All that its end waits for. A process without a group of its own is all there is of it.
+        let target = match self.options.ends_with {
+            EndsWith::Group if !leads_no_group(attempt) => SignalTarget::Group,
+            EndsWith::Group => SignalTarget::Process,
+            EndsWith::Process => self.options.target,
+        };
+        self.send(attempt, target, Signal::KILL)
     }
 
     fn drains_itself(&self) -> bool {
@@ -194,4 +246,12 @@ impl Backend for SignalBackend {
     async fn reports_running(&self, _: &AttemptId) -> bool {
         false
     }
+}
+
+/// Whether the attempt is known to lead no group.
+fn leads_no_group(attempt: &AttemptId) -> bool {
+    matches!(
+        Group::of(attempt),
+        Err(GroupError::NotLeader { .. } | GroupError::Init)
+    )
 }

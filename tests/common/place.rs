@@ -278,7 +278,7 @@ impl Place {
             ("HOME", self.text("home")),
             (
                 "STEPDOWN_LOG",
-                "stepdown=debug,stepdown::daemon::poller=trace".to_owned(),
+                "stepdown=debug,stepdown::daemon=trace".to_owned(),
             ),
         ];
         let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));

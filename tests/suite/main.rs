@@ -12,6 +12,9 @@ mod config;
 #[cfg(test)]
 mod copy_on_stop;
 #[cfg(test)]
+#[cfg(feature = "crash-points")]
+mod crashes;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod docs_current;
@@ -25,6 +28,12 @@ mod imports;
 mod json_output;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod race_table;
+#[cfg(test)]
+mod races;
+#[cfg(test)]
+mod run_asks;
 #[cfg(test)]
 mod sandbox;
 #[cfg(test)]

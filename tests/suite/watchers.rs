@@ -674,3 +674,21 @@ async fn a_control_directory_that_is_not_mounted_says_nothing() {
     assert_stopped_once(&stage, "mounted again").await;
     host.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_another_watcher_armed_is_missed_by_the_one_that_is_left() {
+    let stage = Stage::new().await;
+    stage.remove();
+    let mut second = stage.host("b");
+    second.start(&stage);
+    pass(Duration::from_secs(1)).await;
+    // Between two of its polls the marker comes, is armed by another watcher, and goes.
+    stage.touch();
+    let mut first = stage.host("a");
+    first.start(&stage);
+    until("the job is armed", || armed(&stage.memory)).await;
+    first.crash().await;
+    stage.remove();
+    assert_stopped_once(&stage, "armed by another").await;
+    second.end().await;
+}

@@ -19,7 +19,7 @@ use crate::config::{
     StopSignal, Trigger,
 };
 use crate::control::ControlDir;
-use crate::daemon::run::{RunError, RunOptions, Runner};
+use crate::daemon::run::{Ask, RunError, RunOptions, Runner};
 use crate::model::{JobName, Slot};
 use crate::process::restart::{RestartMode, RestartPolicy};
 use crate::stop::Exit as StopExit;
@@ -235,6 +235,7 @@ fn failure(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Occupied { .. } => Some(Exit::LeaseHeld),
         RunError::Interrupted(_) => Some(Exit::Interrupted),
+        RunError::NoDirectory { .. } => Some(Exit::Usage),
         RunError::MarkerUnknown { .. } | RunError::AttemptUnknown { .. } => Some(Exit::Unreachable),
         RunError::Spawn(error) => match error.exit_code() {
             Some(127) => Some(Exit::CommandNotFound),
@@ -245,6 +246,7 @@ fn failure(error: RunError) -> Failure {
         | RunError::Document(_)
         | RunError::Lease(_)
         | RunError::NoReceipt { .. }
+        | RunError::Unfollowed { .. }
         | RunError::System { .. } => None,
     };
     let mut failure = Failure::from(error);
@@ -336,8 +338,12 @@ fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     let run = &app.config().run;
     let configured = match stop {
         Stop::Signal(stop) => stop.clone(),
-        // What `run` starts it also signals, whatever `watch` does about the job.
         Stop::Command(_) | Stop::Driver => SignalStop::default(),
+    };
+    let ask = match stop {
+        Stop::Signal(_) => Ask::Signal,
+        Stop::Command(stop) => Ask::Command(app::command_options(stop)),
+        Stop::Driver => Ask::Driver,
     };
     let max_delay = args
         .restarts
@@ -361,6 +367,7 @@ fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
             max_restarts: Some(args.restarts.max_restarts.unwrap_or(run.max_restarts)),
         },
         die_with_parent: args.kill_with_parent || run.kill_with_parent,
+        ask,
         signal: app::stop_signal(args.stop.signal.unwrap_or(configured.signal)),
         target: app::signal_target(args.stop.target.unwrap_or(configured.target)),
         ends_with: app::ends_with(args.stop.ends_with.unwrap_or(configured.ends_with)),

@@ -14,7 +14,8 @@ use crate::cli::output::{Look, Report, Tone};
 use crate::cli::target::find_job;
 use crate::config::duration::parse as duration;
 use crate::config::{Job, JobSlot};
-use crate::daemon::ask::{await_receipt, request_by_marker};
+use crate::control::{LeaseScope, inspect_lease};
+use crate::daemon::ask::{await_receipt, find_stoppable, request_by_marker};
 use crate::daemon::watch::PlannedSlot;
 use crate::model::{AttemptId, JobName, Slot, StopId};
 use crate::stop::Exit as StopExit;
@@ -267,7 +268,7 @@ async fn find_running(
     }
     for (slot, of) in slots {
         let planned = app.plan_slot(job, slot, of, &board)?;
-        if let Some(attempt) = planned.backend.find_attempt().await? {
+        if let Some(attempt) = find_stoppable(&planned).await? {
             found.push((planned, attempt));
         }
     }
@@ -275,10 +276,24 @@ async fn find_running(
         let message = format!("both slots of {} run; name one with --slot", job.name);
         return Err(Failure::new(Exit::Usage, message));
     }
-    found.pop().ok_or_else(|| {
-        Failure::new(
-            Exit::NotFound,
-            format!("nothing of {} runs that is known here", job.name),
-        )
-    })
+    if let Some(found) = found.pop() {
+        return Ok(found);
+    }
+    for slot in job.slots.keys() {
+        let dir = board.control().lease_dir(&job.name, LeaseScope::Run(*slot));
+        if let Some((_, owner)) = inspect_lease(board.control().storage().as_ref(), &dir).await? {
+            let who = owner.map_or_else(
+                || "a `stepdown run`".to_owned(),
+                |owner| format!("`stepdown run` (process {})", owner.process),
+            );
+            let message = format!(
+                "nothing of {}.{slot} runs now, but {who} may start it again: remove its marker, \
+                 `stepdown marker rm --job {} --slot {slot}`",
+                job.name, job.name
+            );
+            return Err(Failure::new(Exit::NotFound, message));
+        }
+    }
+    let message = format!("nothing of {} runs that is known here", job.name);
+    Err(Failure::new(Exit::NotFound, message))
 }

@@ -65,13 +65,13 @@ pub enum Until {
 /// The result of a wait for a marker.
 #[derive(Debug, Serialize)]
 struct MarkerReport {
-    marker: StorageUri,
+    uri: StorageUri,
     state: &'static str,
 }
 
 impl Report for MarkerReport {
     fn text(&self, _look: Look) -> String {
-        format!("{} is {}", self.marker, self.state)
+        format!("{} is {}", self.uri, self.state)
     }
 }
 
@@ -162,7 +162,9 @@ async fn wait_for_marker(
             return Err(Failure::new(Exit::NotFound, message));
         }
     };
-    context.out.confirmation(&MarkerReport { marker, state })?;
+    context
+        .out
+        .confirmation(&MarkerReport { uri: marker, state })?;
     Ok(Exit::Ok.into())
 }
 

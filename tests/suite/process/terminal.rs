@@ -30,7 +30,9 @@ impl Pty {
     fn with_shell() -> Pty {
         let mut shell = Command::new("setsid");
         shell
-            .args(["--ctty", "bash", "--norc", "--noprofile", "-i"])
+            // A test that was started in the background has SIGINT ignored; a login has not.
+            .args(["--ctty", "env", "--default-signal"])
+            .args(["bash", "--norc", "--noprofile", "-i"])
             .env("PS1", "PROMPT> ")
             .env("TERM", "dumb")
             .env("HISTFILE", "");
