@@ -29,8 +29,10 @@ test-cluster:
 soak:
 	$(CARGO) test $(TEST_FLAGS) --release --test cluster -- --ignored --nocapture soak
 
+# On a quiet machine; writes the tables of docs/benchmarks.md. rclone and b3sum are measured where they are.
 bench:
-	$(CARGO) bench --locked
+	tests/setup.sh
+	STEPDOWN_UPDATE_DOCS=1 $(CARGO) bench --locked
 
 lint:
 	$(CARGO) fmt --check

@@ -10,6 +10,7 @@
 #[path = "../../tests/common/mod.rs"]
 pub mod common;
 
+mod copies;
 mod idle;
 mod latency;
 mod lookup;
@@ -18,6 +19,7 @@ mod places;
 mod proc;
 mod round;
 mod sample;
+mod trees;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,7 +34,7 @@ struct Subject {
     measure: fn() -> Result<Table>,
 }
 
-const SUBJECTS: [Subject; 7] = [
+const SUBJECTS: [Subject; 14] = [
     Subject {
         name: "lookup",
         measure: lookup::measure,
@@ -60,6 +62,34 @@ const SUBJECTS: [Subject; 7] = [
     Subject {
         name: "idle-hdfs",
         measure: idle::measure_hdfs,
+    },
+    Subject {
+        name: "copy-hdfs",
+        measure: copies::measure_in_hdfs,
+    },
+    Subject {
+        name: "copy-hdfs-quick-close",
+        measure: copies::measure_in_hdfs_quick_close,
+    },
+    Subject {
+        name: "copy-across",
+        measure: copies::measure_across,
+    },
+    Subject {
+        name: "copy-local",
+        measure: copies::measure_local,
+    },
+    Subject {
+        name: "copy-minimal",
+        measure: copies::measure_minimal,
+    },
+    Subject {
+        name: "copy-finish",
+        measure: copies::measure_finish,
+    },
+    Subject {
+        name: "copy-memory",
+        measure: copies::measure_memory,
     },
 ];
 
