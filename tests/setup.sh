@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets what the cluster tests run, beside a Rust tool chain: as root it installs missing packages
-# (Debian, Ubuntu), else it names them; then it fetches Hadoop into .cache/. Does nothing the second
-# time. The servers are started by the tests themselves.
+# (Debian, Ubuntu), else it names them; then it fetches Hadoop and Spark into .cache/. Does nothing the
+# second time. The servers are started by the tests themselves.
 set -eu
 cd "$(dirname "$0")/.."
 # Servers' programs are not on every user's path.
@@ -42,3 +42,6 @@ if [ "${STEPDOWN_TEST_HADOOP:-3.4}" = 3.4 ] && ! python3 tests/hadoop/fetch.py 3
     echo "where Maven reaches no repository, STEPDOWN_TEST_HADOOP=2.7 runs the tests on Hadoop 2.7" >&2
     exit 1
 fi
+for version in 3.5.9 4.3.0; do
+    python3 tests/spark/fetch.py "$version" .cache
+done

@@ -75,7 +75,10 @@ async fn a_hung_namenode_times_out_and_comes_back() -> Result<()> {
     hdfs.namenode().resume()?;
     println!("answers again after {:?}", answers(&storage, &file).await?);
     // Hadoop skips a request whose client has gone when its turn comes; both happens.
-    let late = storage.stat(&path("/late")).await.map_err(|error| error.kind);
+    let late = storage
+        .stat(&path("/late"))
+        .await
+        .map_err(|error| error.kind);
     println!("what became of the late directory: {late:?}");
     assert!(matches!(late, Ok(_) | Err(ErrorKind::NotFound)), "{late:?}");
     assert_eq!(

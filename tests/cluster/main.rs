@@ -38,6 +38,8 @@ mod sandbox;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod spark_copies;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod watch;
