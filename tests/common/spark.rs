@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::daemon::{leashed, spawn_leashed};
 use super::hadoop::cache_dir;
@@ -106,6 +106,54 @@ pub struct Spark {
     _scratch: RemovedOnDrop,
 }
 
+/// What `session.py` takes.
+#[derive(Debug, Serialize)]
+#[serde(
+    tag = "do",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
+enum Ask<'a> {
+    Start {
+        name: &'a str,
+        shape: &'a str,
+        provider: &'a str,
+        checkpoint: &'a str,
+        sink: &'a Path,
+        input: &'a Path,
+        rows: i64,
+        scale: i64,
+        conf: BTreeMap<&'a str, String>,
+        trigger_ms: Option<u32>,
+        fail_at: Option<u64>,
+        hang_at: Option<u64>,
+    },
+    Stop {
+        name: &'a str,
+    },
+    Status {
+        name: &'a str,
+    },
+}
+
+/// What it answers to any of them, and when it is ready.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Answer {
+    refused: Option<String>,
+    active: bool,
+    error: Option<String>,
+    spark: Option<String>,
+    java_pid: Option<u32>,
+}
+
+/// A line of a sink file.
+#[derive(Debug, Deserialize)]
+struct Note {
+    batch: u64,
+    rows: Rows,
+}
+
 #[derive(Debug)]
 struct Pipes {
     input: ChildStdin,
@@ -158,9 +206,11 @@ impl Spark {
             _scratch: scratch,
         };
         let ready = spark.receive(&spark.lock(), START)?;
-        ensure!(ready["spark"] == version.as_str(), "{ready}");
-        let java = ready["java-pid"].as_u64().context("no pid of Java")?;
-        spark.java_pid = u32::try_from(java)?;
+        ensure!(
+            ready.spark.as_deref() == Some(version.as_str()),
+            "{ready:?}"
+        );
+        spark.java_pid = ready.java_pid.context("no pid of Java")?;
         Ok(spark)
     }
 
@@ -194,27 +244,25 @@ impl Spark {
     /// # Errors
     /// If Spark refuses it.
     pub fn run(&self, query: &Query) -> Result<()> {
-        let conf: BTreeMap<_, _> = query.conf.iter().cloned().collect();
-        let mut ask = json!({
-            "do": "start",
-            "name": query.name,
-            "shape": query.shape,
-            "provider": query.provider,
-            "checkpoint": query.checkpoint,
-            "sink": query.sink,
-            "input": query.input,
-            "rows": query.rows,
-            "scale": query.scale,
-            "conf": conf,
-        });
-        if query.pace == QueryPace::Steady {
-            ask["trigger-ms"] = 200.into();
-        }
-        match query.trouble {
-            Some(Trouble::FailsAt(batch)) => ask["fail-at"] = batch.into(),
-            Some(Trouble::HangsAt(batch)) => ask["hang-at"] = batch.into(),
-            None => {}
-        }
+        let (fail_at, hang_at) = match query.trouble {
+            Some(Trouble::FailsAt(batch)) => (Some(batch), None),
+            Some(Trouble::HangsAt(batch)) => (None, Some(batch)),
+            None => (None, None),
+        };
+        let ask = Ask::Start {
+            name: &query.name,
+            shape: query.shape,
+            provider: query.provider,
+            checkpoint: &query.checkpoint,
+            sink: &query.sink,
+            input: &query.input,
+            rows: query.rows,
+            scale: query.scale,
+            conf: query.conf.iter().cloned().collect(),
+            trigger_ms: (query.pace == QueryPace::Steady).then_some(200),
+            fail_at,
+            hang_at,
+        };
         self.ask(&ask).map(drop)
     }
 
@@ -223,8 +271,7 @@ impl Spark {
     /// # Errors
     /// If it does not stop.
     pub fn stop(&self, query: &Query) -> Result<()> {
-        self.ask(&json!({"do": "stop", "name": query.name}))
-            .map(drop)
+        self.ask(&Ask::Stop { name: &query.name }).map(drop)
     }
 
     /// Whether the query runs.
@@ -232,10 +279,10 @@ impl Spark {
     /// # Errors
     /// If it has failed, with its error.
     pub fn is_running(&self, query: &Query) -> Result<bool> {
-        let status = self.ask(&json!({"do": "status", "name": query.name}))?;
-        match &status["error"] {
-            Value::Null => Ok(status["active"] == true),
-            error => bail!("{} failed: {error}", query.name),
+        let status = self.ask(&Ask::Status { name: &query.name })?;
+        match status.error {
+            None => Ok(status.active),
+            Some(error) => bail!("{} failed: {error}", query.name),
         }
     }
 
@@ -298,23 +345,25 @@ impl Spark {
     pub fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        let (_, tail) = lines.split_at(lines.len().saturating_sub(60));
+        let tail = tail.join("\n");
         format!("\n--- end of {} ---\n{tail}", self.log.display())
     }
 
-    fn ask(&self, ask: &Value) -> Result<Value> {
+    fn ask(&self, ask: &Ask<'_>) -> Result<Answer> {
+        let line = serde_json::to_string(ask)?;
         let mut pipes = self.lock();
-        writeln!(pipes.input, "{ask}")
+        writeln!(pipes.input, "{line}")
             .and_then(|()| pipes.input.flush())
             .with_context(|| format!("the driver has ended{}", self.log_tail()))?;
-        let reply = self.receive(&pipes, ANSWER)?;
-        match &reply["refused"] {
-            Value::Null => Ok(reply),
-            refused => Err(anyhow!("{ask}: {refused}")),
+        let answer = self.receive(&pipes, ANSWER)?;
+        match answer.refused {
+            None => Ok(answer),
+            Some(refused) => bail!("{line}: {refused}"),
         }
     }
 
-    fn receive(&self, pipes: &Pipes, deadline: Duration) -> Result<Value> {
+    fn receive(&self, pipes: &Pipes, deadline: Duration) -> Result<Answer> {
         let line = pipes.answers.recv_timeout(deadline);
         let line = line.with_context(|| format!("no answer of Spark{}", self.log_tail()))?;
         serde_json::from_str(&line).with_context(|| format!("no answer: {line}"))
@@ -357,9 +406,8 @@ impl Query {
         whole
             .lines()
             .map(|line| {
-                let note: Value = serde_json::from_str(line)?;
-                let batch = note["batch"].as_u64().context("no batch")?;
-                Ok((batch, serde_json::from_value(note["rows"].clone())?))
+                let note: Note = serde_json::from_str(line).context("no result")?;
+                Ok((note.batch, note.rows))
             })
             .collect()
     }

@@ -115,7 +115,8 @@ impl Lab {
                 self.replans.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let copied = copy(request, &copyist(), &events, &CancellationToken::new());
+        let (copyist, never) = (copyist(), CancellationToken::new());
+        let copied = copy(request, &copyist, &events, &never);
         self.runtime
             .block_on(copied)
             .with_context(|| format!("{} to {}", request.source.uri(), request.destination.uri()))

@@ -33,8 +33,8 @@ fn sync(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Result
         let to = format!("{}-synced", query.checkpoint);
         let mut copy = lab.sync(request(local(&query.checkpoint), local(&to), At::Planned))?;
         for pass in 0..PASSES {
-            let copied = lab.block_on(copy.pass(&|_| (), &never))?;
-            ensure!(copied.files > 0, "pass {pass} had nothing to do");
+            let tally = lab.block_on(copy.pass(&|_| (), &never))?;
+            ensure!(tally.files > 0, "pass {pass} had nothing to do");
             lab.spark.await_batch(&query, last_batch(&query)?.0 + 1)?;
         }
         lab.spark.stop(&query)?;
