@@ -20,8 +20,7 @@ need ip iproute2
 need krb5kdc krb5-kdc
 need kadmin.local krb5-admin-server
 need kinit krb5-user
-# Only for where it would fetch packages from.
-[ -n "${PIP_INDEX_URL:-}" ] || python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
+python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 # hdfs-native loads it when it meets a Kerberos cluster.
 ldconfig -p | grep -q 'libgssapi_krb5\.so\.2 ' || missing="$missing libgssapi-krb5-2"
 

@@ -169,15 +169,16 @@ impl Spark {
         let home = fetch(version)?;
         let scratch = RemovedOnDrop(scratch_dir("spark")?);
         let log = log_dir("spark")?.join(format!("{}.log", version.as_str()));
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spark/jobs/session.py");
+        let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spark/jobs");
         let args = [
-            script.into(),
+            jobs.join("session.py").into(),
             scratch.0.clone().into(),
             most.as_secs().to_string().into(),
         ];
         let mut command = leashed(Path::new("python3"), &args);
         command
-            .env("PYTHONPATH", &home)
+            // Python processes that Spark starts import from the jobs as well.
+            .env("PYTHONPATH", std::env::join_paths([&home, &jobs])?)
             .env("PYTHONPYCACHEPREFIX", cache_dir().join("pycache"))
             .env("SPARK_LOCAL_IP", "127.0.0.1")
             .stdin(Stdio::piped())

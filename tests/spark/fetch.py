@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -27,6 +28,14 @@ from package_index import fetch_package  # noqa: E402
 SHA256 = {
     "3.5.9": "ea27adc39ddac9413b8951e45aa748cbed6c785971b81386efc41938f6243d93",
     "4.3.0": "e8c517948eff7088a7aa07449aa8eafa4a15a8d50319de2525a6fd26622476c6",
+}
+# What the Python side of `transformWithState` imports, and what that does.
+PACKAGES = {
+    "3.5.9": [],
+    "4.3.0": """
+        numpy==2.3.5 pandas==2.3.3 protobuf==7.36.2 pyarrow==26.0.1 python-dateutil==2.9.0.post0
+        pytz==2025.2 six==1.17.0 tzdata==2025.2
+    """.split(),
 }
 # Jars of other cluster managers, of Hive, of machine learning, by the beginnings of their names.
 UNUSED_JARS = """
@@ -53,6 +62,13 @@ def unpack(archive, home):
     shutil.rmtree(home / "lib")
 
 
+def install(packages, home):
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    pip += ["--no-compile", "--disable-pip-version-check", "--root-user-action", "ignore"]
+    if packages and subprocess.run([*pip, "--target", home, *packages]).returncode != 0:
+        sys.exit("pip could not fetch the packages that PySpark needs")
+
+
 def place_of(name):
     """Where the file of the package goes; None for one that is left out."""
     _, *parts = name.split("/")
@@ -74,7 +90,7 @@ def main():
     if len(sys.argv) != 3 or sys.argv[1] not in SHA256:
         sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE")
     version, cache = sys.argv[1], Path(sys.argv[2])
-    contents = " ".join([SHA256[version], *UNUSED_JARS, *UNUSED_PYTHON])
+    contents = " ".join([SHA256[version], *PACKAGES[version], *UNUSED_JARS, *UNUSED_PYTHON])
     home = cache / f"pyspark-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "fetch.lock", "w") as lock:
@@ -85,6 +101,7 @@ def main():
                 archive = Path(work) / name
                 fetch_package("pyspark", name, SHA256[version], archive)
                 unpack(archive, Path(work) / "home")
+                install(PACKAGES[version], Path(work) / "home")
                 os.rename(Path(work) / "home", home)
     print(home)
 

@@ -69,7 +69,7 @@ const SETS: [(SparkVersion, Kinds); 6] = [
             ("aggregation", "changelog"),
             ("deduplication", "format-v2"),
             ("join", "rocksdb"),
-            ("files", "format-v2"),
+            ("processor", "format-v2"),
         ],
     ),
 ];

@@ -103,7 +103,7 @@ fn expected(shape: &str, feed: &Feed, batch: i64) -> Rows {
         })
     };
     match shape {
-        "aggregation" => (0..KEYS)
+        "aggregation" | "processor" => (0..KEYS)
             .map(|key| {
                 let (sum, count) = feed.summed(0, to, (key, KEYS));
                 [key, sum, count]

@@ -24,6 +24,9 @@ import time
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
+# Python processes of Spark's own are of the same Python.
+os.environ["PYSPARK_PYTHON"] = sys.executable
+
 from pyspark.sql import SparkSession  # noqa: E402
 from shapes import PROVIDERS, SHAPES, lines  # noqa: E402
 

@@ -77,6 +77,15 @@ def join(spark, ask):
     return both.select(F.lit(0).alias("key"), F.col("id").alias("sum"))
 
 
+def processor(spark, ask):
+    """An aggregation with a state of one's own: its metadata has absolute paths."""
+    from own_state import Sums
+
+    keyed = rows(spark, ask).select((F.col("value") % 10).alias("key"), amount(ask)).groupBy("key")
+    columns = "key long, sum long, count long"
+    return keyed.transformWithState(Sums(), columns, "Update", "none")
+
+
 def files(spark, ask):
     """One file of a hundred values a batch."""
     frame = spark.readStream.schema("value long").option("maxFilesPerTrigger", 1).csv(ask["input"])
@@ -90,6 +99,7 @@ SHAPES = {
     "deduplication": ("append", True, deduplication),
     "two-operators": ("update", False, two_operators),
     "join": ("append", True, join),
+    "processor": ("update", False, processor),
     "files": ("update", False, files),
 }
 
