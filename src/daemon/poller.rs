@@ -23,7 +23,7 @@ const POKES: usize = 64;
 pub struct PollPolicy {
     /// Pause between two rounds.
     pub interval: Duration,
-    /// Share of the pause by which it is changed at random, 0 to 1.
+    /// Largest share of the pause by which it is shortened at random, 0 to 1.
     pub jitter: f64,
 }
 
@@ -240,8 +240,9 @@ impl Poller {
     }
 
     fn pause(&self) -> Duration {
-        let swing = self.policy.jitter.clamp(0.0, 1.0) * (fastrand::f64() * 2.0 - 1.0);
-        self.policy.interval.mul_f64((1.0 + swing).max(0.0))
+        // Shortened only, so that the interval bounds how long a removal stays unseen.
+        let cut = self.policy.jitter.clamp(0.0, 1.0) * fastrand::f64();
+        self.policy.interval.mul_f64(1.0 - cut)
     }
 
     /// Events come from a directory, not from a path: after it was replaced, the new one is watched.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Daemon;
 use super::alarm::{AlarmKind, Alarms};
+use super::copying::CopyOrders;
 use super::flag::Flag;
 use super::hooks::Hooks;
 use super::poller::Sightings;
@@ -60,6 +61,8 @@ pub struct SlotSpec {
     pub attempt_interval: Duration,
     /// The job's checkpoints.
     pub checkpoints: Vec<(Arc<dyn Storage>, StorageUri)>,
+    /// What is done with them after a stop: copies for the new job.
+    pub copy_orders: Option<Arc<CopyOrders>>,
     /// The job's hooks.
     pub hooks: Hooks,
 }
@@ -597,6 +600,103 @@ impl SlotEngine {
                 self.alarms
                     .raise(AlarmKind::Unprotected, &text, &self.spec.hooks);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::poller::{PollPolicy, Poller};
+    use crate::marker::{DirectoryPoll, Trigger};
+    use crate::stop::decide::Escalate;
+    use crate::stop::driver::DriverBackend;
+    use crate::stop::status::StatusBoard;
+    use crate::storage::memory::MemoryStorage;
+
+    fn spec(storage: &Arc<dyn Storage>) -> SlotSpec {
+        let job: JobName = "clicks".parse().unwrap();
+        let dir = StoragePath::parse("/m").unwrap();
+        SlotSpec {
+            slot: Slot::Blue,
+            marker: StorageUri::new(storage.authority().clone(), dir.join("clicks.blue")),
+            marker_storage: Arc::clone(storage),
+            sentinel_dir: dir,
+            marker_policy: MarkerPolicy {
+                trigger: Trigger::Disappears,
+                confirm: 2,
+                confirm_spacing: Duration::from_millis(20),
+                alarm_after: Duration::from_mins(1),
+            },
+            stop_policy: StopPolicy {
+                drain_deadline: Duration::from_mins(30),
+                escalate: Escalate::Never,
+                resend_after: Duration::from_mins(1),
+                kill_deadline: Duration::from_mins(1),
+            },
+            lease_ttl: Duration::from_secs(30),
+            max_clock_skew: Duration::from_mins(1),
+            drain_interval: Duration::from_millis(500),
+            attempt_interval: Duration::from_secs(5),
+            checkpoints: Vec::new(),
+            copy_orders: None,
+            hooks: Hooks::none(job.clone(), Slot::Blue),
+            job,
+        }
+    }
+
+    /// Thousands of engines wait at the same time; what they hold while they do is counted here, so
+    /// that a rare path that is not boxed shows.
+    #[tokio::test]
+    async fn an_engine_that_waits_is_small() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new("small"));
+        let control = ControlDir::new(Arc::clone(&storage), StoragePath::parse("/c").unwrap());
+        let spec = Arc::new(spec(&storage));
+        let board = Arc::new(StatusBoard::new(control.clone(), Duration::from_secs(1)));
+        let backend: Arc<dyn Backend> =
+            Arc::new(DriverBackend::new(board, spec.job.clone(), spec.slot));
+        let policy = PollPolicy {
+            interval: Duration::from_secs(5),
+            jitter: 0.0,
+        };
+        let poll = DirectoryPoll::new(
+            storage,
+            spec.sentinel_dir.clone(),
+            &spec.sentinel_dir,
+            vec!["clicks.blue".to_owned()],
+            String::new(),
+        );
+        let (_poller, mut views) = Poller::new(poll, policy, 1);
+        let attempt = AttemptId::Named {
+            name: "application_1_1".to_owned(),
+        };
+        let process = AttemptId::Process {
+            host: "h".to_owned(),
+            boot_id: "b".to_owned(),
+            pid: 1,
+            start_ticks: 1,
+        };
+        let daemon = Daemon::new("h".to_owned(), "b".to_owned(), process);
+        let shutdown = CancellationToken::new();
+        let sightings = views.swap_remove(0);
+        let mut engine =
+            SlotEngine::new(daemon, spec, control, backend.clone(), sightings, shutdown);
+        // Each future borrows the engine until it is measured.
+        let waiting = size_of_val(&engine.await_attempt());
+        let following = size_of_val(&engine.follow(&attempt));
+        let news = size_of_val(&*backend.await_news(Some(&attempt), Duration::ZERO));
+        let idle = size_of_val(&engine);
+        let running = size_of_val(&engine.run());
+        let sizes = [
+            ("spec", size_of::<SlotSpec>(), 480),
+            ("engine", idle, 320),
+            ("wait for an attempt", waiting, 560),
+            ("follow", following, 1_200),
+            ("news", news, 500),
+            ("run", running, 900),
+        ];
+        for (what, bytes, limit) in sizes {
+            assert!(bytes <= limit, "{what} takes {bytes} bytes; all: {sizes:?}");
         }
     }
 }

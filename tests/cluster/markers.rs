@@ -155,11 +155,7 @@ fn a_touch_during_the_drain_asks_for_a_start_and_stops_nothing_else() -> Result<
 fn run_removes_only_a_marker_of_its_own() -> Result<()> {
     let remote = Remote::on(Hdfs::shared()?, "own")?;
     let names = ["own", "others", "earlier"];
-    let tables: String = names
-        .iter()
-        .map(|name| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n"))
-        .collect();
-    remote.configure_with(WATCH, &tables)?;
+    remote.configure_with(WATCH, &stopped_by_signal(&names))?;
     remote.touch("earlier")?;
     let mut runs = Vec::new();
     for name in names {
@@ -187,11 +183,7 @@ fn run_removes_only_a_marker_of_its_own() -> Result<()> {
 fn what_was_stopped_on_purpose_is_not_started_again() -> Result<()> {
     let remote = Remote::on(Hdfs::shared()?, "restart")?;
     let names = ["asked", "waiting"];
-    let tables: String = names
-        .iter()
-        .map(|name| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n"))
-        .collect();
-    remote.configure_with(WATCH, &tables)?;
+    remote.configure_with(WATCH, &stopped_by_signal(&names))?;
     let restart = |name, delay| {
         let policy = ["--restart", "on-failure", "--restart-min-delay", delay];
         [&["--job", name][..], &policy].concat()
@@ -332,4 +324,10 @@ fn commands_never_take_silence_for_absence() -> Result<()> {
     assert!(remote.eye().exists(&remote.marker("there"))?);
     jobs.iter_mut().for_each(Started::assert_untouched);
     Ok(())
+}
+
+/// The configuration's tables of jobs that are stopped by a signal.
+fn stopped_by_signal(names: &[&str]) -> String {
+    let table = |name: &&str| format!("[jobs.{name}.stop]\nbackend = \"signal\"\n");
+    names.iter().map(table).collect::<Vec<_>>().concat()
 }

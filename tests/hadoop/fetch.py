@@ -72,7 +72,8 @@ def digest(text):
 def main():
     if len(sys.argv) != 3 or sys.argv[1] not in ("3.4", "2.7"):
         sys.exit("usage: fetch.py 3.4|2.7 CACHE")
-    version, cache = sys.argv[1], Path(sys.argv[2])
+    # Maven takes a relative path from where its POM is.
+    version, cache = sys.argv[1], Path(sys.argv[2]).resolve()
     if version == "3.4":
         pom = POM.read_text()
         release = re.search("<hadoop.version>(.+?)<", pom).group(1)
@@ -87,6 +88,8 @@ def main():
                 new = Path(work) / "home"
                 new.mkdir()
                 fetch(new / "jars")
+                if not any(new.glob("jars/hadoop-*.jar")):
+                    sys.exit(f"nothing of Hadoop {version} came to {new / 'jars'}")
                 for name in WEBAPPS:
                     (new / "webapps" / name).mkdir(parents=True)
                 os.rename(new, home)
