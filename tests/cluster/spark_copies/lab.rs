@@ -208,6 +208,7 @@ pub(crate) fn request(source: Place, destination: Place, at: At) -> CopyRequest 
         damage: Damage::Refuse,
         check: Check::ReadBack,
         pace: Pace::default(),
+        copy_id: None,
     }
 }
 
