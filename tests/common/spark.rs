@@ -24,6 +24,8 @@ const START: Duration = Duration::from_mins(3);
 const ANSWER: Duration = Duration::from_mins(2);
 /// Longer than all tests together take.
 const SHARED_LIFE: Duration = Duration::from_hours(2);
+/// What the error of a query says that was told to fail, or to end.
+pub const CHOSEN: &str = "Chosen";
 /// From the first trigger to a batch's result.
 const BATCH: Duration = Duration::from_mins(3);
 
@@ -267,12 +269,15 @@ impl Spark {
         self.ask(&ask).map(drop)
     }
 
-    /// Stops a query at once: the batch that runs is aborted.
+    /// Ends a query before its next batch, which is planned then. What it has noted is committed.
     ///
     /// # Errors
-    /// If it does not stop.
+    /// If it does not end, or fails otherwise.
     pub fn stop(&self, query: &Query) -> Result<()> {
-        self.ask(&Ask::Stop { name: &query.name }).map(drop)
+        self.ask(&Ask::Stop { name: &query.name })?;
+        let error = self.await_end(query)?.unwrap_or_default();
+        ensure!(error.contains(CHOSEN), "{error}{}", self.log_tail());
+        Ok(())
     }
 
     /// Whether the query runs.

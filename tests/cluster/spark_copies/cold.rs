@@ -9,7 +9,7 @@ use stepdown::model::BatchId;
 
 use super::lab::{Lab, next_batch};
 use super::sums::{Feed, check};
-use crate::common::spark::{QueryPace, Trouble};
+use crate::common::spark::{CHOSEN, QueryPace, Trouble};
 use crate::common::{Query, Spark, SparkVersion};
 
 /// The batch that fails, or hangs.
@@ -37,7 +37,7 @@ fn in_flight_and_clean(lab: &Lab, mut queries: Vec<Query>) -> Result<()> {
     let mut copies = Vec::new();
     for query in &queries {
         let error = lab.spark.await_end(query)?.unwrap_or_default();
-        ensure!(error.contains("Chosen"), "{}: {error}", query.name);
+        ensure!(error.contains(CHOSEN), "{}: {error}", query.name);
         ensure!(check(query, &feed, 0)? == FAILED);
         let to = format!("{}-in-flight", query.checkpoint);
         let report = lab.copy(&query.checkpoint, &to, At::Planned)?;

@@ -54,13 +54,14 @@ impl Lab {
 
     /// A query with a checkpoint of its own in the directory.
     pub(crate) fn query(&self, shape: &'static str, provider: &'static str) -> Query {
-        let version = self.spark.version().as_str();
-        let name = format!("{shape}-{provider}-{version}");
+        let name = format!("{shape}-{provider}-{}", self.spark.version().as_str());
+        let checkpoint = self.dir.join(&name).to_string_lossy().into_owned();
         Query {
-            checkpoint: self.dir.join(&name).to_string_lossy().into_owned(),
             sink: self.dir.join(format!("{name}.jsonl")),
             input: self.dir.join("input"),
-            name,
+            // Other tests have queries of this kind in the same driver.
+            name: checkpoint.clone(),
+            checkpoint,
             shape,
             provider,
             rows: 100,
@@ -73,7 +74,7 @@ impl Lab {
 
     /// The same query on another checkpoint, with results of its own.
     pub(crate) fn moved(&self, query: &Query, checkpoint: &str) -> Query {
-        let name = format!("{} at {checkpoint}", query.name);
+        let name = format!("{} now at {checkpoint}", query.name);
         let sink = checkpoint.replace([':', '/'], "_");
         Query {
             checkpoint: checkpoint.to_owned(),

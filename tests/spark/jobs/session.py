@@ -10,7 +10,7 @@ file as one line before the batch is committed.
      "rows": .., "scale": .., "conf": {..}, "trigger-ms": ..}      without trigger-ms: one run to the end
            "fail-at": N     the batch fails after its results were computed and noted
            "hang-at": N     the batch hangs there
-    {"do": "stop", "name": ..}       aborts the batch that runs
+    {"do": "stop", "name": ..}       it ends with an error before its next batch, which is planned then
     {"do": "status", "name": ..}     {"active": .., "error": ..}
 """
 
@@ -37,8 +37,17 @@ class Chosen(Exception):
     """The failure that was asked for."""
 
 
+class Running:
+    """A query, and whether it is to begin no further batch."""
+
+    def __init__(self):
+        self.query = None
+        self.is_to_end = threading.Event()
+
+
 def open_session(scratch):
     java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -Xshare:auto -Xss4m"
+    java += " -XX:+ErrorFileToStderr"
     builder = SparkSession.builder.master("local[2]").appName("checkpoints")
     settings = {
         "spark.driver.bindAddress": "127.0.0.1",
@@ -74,7 +83,11 @@ class Driver:
             spark.conf.set(key, value)
         mode, adds_up, shape = SHAPES[ask["shape"]]
 
+        running = Running()
+
         def sink(frame, batch):
+            if running.is_to_end.is_set():
+                raise Chosen(batch)
             note = json.dumps({"batch": batch, "rows": lines(frame, adds_up)})
             with open(ask["sink"], "a") as file:
                 file.write(note + "\n")
@@ -87,15 +100,18 @@ class Driver:
         interval = ask.get("trigger-ms")
         when = {"processingTime": f"{interval} milliseconds"} if interval else {"availableNow": True}
         writer = writer.option("checkpointLocation", ask["checkpoint"]).trigger(**when)
-        self.queries[ask["name"]] = writer.start()
+        running.query = writer.start()
+        self.queries[ask["name"]] = running
         return {}
 
     def stop(self, ask):
-        self.queries[ask["name"]].stop()
+        # Not by the query's own stop: tasks that it aborts may use a RocksDB that is closed already,
+        # and take the JVM with them.
+        self.queries[ask["name"]].is_to_end.set()
         return {}
 
     def status(self, ask):
-        query = self.queries[ask["name"]]
+        query = self.queries[ask["name"]].query
         # Asked for before the error: a query that just ends is not told as ended well.
         active = query.isActive
         error = None if active else query.exception()
