@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets what the cluster tests run, beside a Rust tool chain: as root it installs missing packages
-# (Debian, Ubuntu), else it names them; then it fetches Hadoop into .cache/. Does nothing the second
-# time. The servers are started by the tests themselves.
+# (Debian, Ubuntu), else it names them; then it fetches Hadoop and Spark into .cache/. Does nothing the
+# second time. The servers are started by the tests themselves.
 set -eu
 cd "$(dirname "$0")/.."
 # Servers' programs are not on every user's path.
@@ -20,8 +20,7 @@ need ip iproute2
 need krb5kdc krb5-kdc
 need kadmin.local krb5-admin-server
 need kinit krb5-user
-# Only for where it would fetch packages from.
-[ -n "${PIP_INDEX_URL:-}" ] || python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
+python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
 # hdfs-native loads it when it meets a Kerberos cluster.
 ldconfig -p | grep -q 'libgssapi_krb5\.so\.2 ' || missing="$missing libgssapi-krb5-2"
 
@@ -42,3 +41,6 @@ if [ "${STEPDOWN_TEST_HADOOP:-3.4}" = 3.4 ] && ! python3 tests/hadoop/fetch.py 3
     echo "where Maven reaches no repository, STEPDOWN_TEST_HADOOP=2.7 runs the tests on Hadoop 2.7" >&2
     exit 1
 fi
+for version in 3.5.9 4.3.0; do
+    python3 tests/spark/fetch.py "$version" .cache
+done

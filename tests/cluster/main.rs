@@ -40,6 +40,8 @@ mod scale;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]
+mod spark_copies;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod watch;

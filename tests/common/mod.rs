@@ -23,6 +23,7 @@ pub mod scratch;
 pub mod secure;
 pub mod server;
 pub mod site;
+pub mod spark;
 pub mod wait;
 pub mod warm_up;
 
@@ -35,4 +36,5 @@ pub use kdc::Kdc;
 pub use place::Place;
 pub use proxy::{CutProxy, Lost, Traffic};
 pub use secure::SecureHdfs;
+pub use spark::{Query, Spark, SparkVersion};
 pub use wait::{wait_until, wait_until_async};

@@ -10,7 +10,6 @@ place as the last step. A lock file keeps two test processes from doing it at th
 
 import fcntl
 import hashlib
-import html
 import os
 import re
 import shutil
@@ -18,11 +17,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+sys.dont_write_bytecode = True  # the checkout stays as it is
+from package_index import fetch_package  # noqa: E402
+
 POM = HERE / "pom.xml"
 PYSPARK = "pyspark-2.4.8.tar.gz"
 PYSPARK_SHA256 = "3a19b71b8dc8dd91ebc943604a05e1ab01bce052456d42937035632d852d78dc"
@@ -35,7 +36,6 @@ PYSPARK_JARS = """
 """.split()
 # The servers refuse to start without these directories; the tests use none of the pages in them.
 WEBAPPS = ["hdfs", "datanode", "journal", "static"]
-ANSWER_SECONDS = 60
 
 
 def fetch_by_maven(jars):
@@ -53,13 +53,7 @@ def fetch_by_maven(jars):
 
 def fetch_from_pyspark(jars):
     archive = jars.parent / PYSPARK
-    try:
-        download_from_index("pyspark", PYSPARK, archive)
-    except OSError as error:
-        sys.exit(f"could not fetch {PYSPARK} from the Python package index: {error}")
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != PYSPARK_SHA256:
-        sys.exit(f"{PYSPARK} has the SHA-256 {found}, expected {PYSPARK_SHA256}")
+    fetch_package("pyspark", PYSPARK, PYSPARK_SHA256, archive)
     jars.mkdir()
     with tarfile.open(archive) as package:
         for member in package:
@@ -69,41 +63,6 @@ def fetch_from_pyspark(jars):
                 with package.extractfile(member) as source, open(jars / name, "wb") as target:
                     shutil.copyfileobj(source, target)
     archive.unlink()
-
-
-def download_from_index(project, name, target):
-    """Not by `pip download`: that runs the package's own setup, which fails on current Pythons."""
-    page_url = f"{package_index().rstrip('/')}/{project}/"
-    with urllib.request.urlopen(page_url, timeout=ANSWER_SECONDS) as page:
-        links = re.findall('href="([^"]+)"', page.read().decode())
-    for link in map(html.unescape, links):
-        file_url = urllib.parse.urljoin(page_url, link)
-        if urllib.parse.urlparse(file_url).path.endswith(f"/{name}"):
-            with urllib.request.urlopen(file_url, timeout=ANSWER_SECONDS) as source:
-                with open(target, "wb") as file:
-                    shutil.copyfileobj(source, file)
-            return
-    raise OSError(f"{page_url} has no link to it")
-
-
-def package_index():
-    """The index that pip is configured for, or else the one that pip itself has built in."""
-    own = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    index = (
-        os.environ.get("PIP_INDEX_URL")
-        or ask_python("-m", "pip", "config", "get", "global.index-url")
-        or ask_python("-c", own)
-    )
-    if not index:
-        sys.exit("pip is missing: install it (Debian package python3-pip), or set PIP_INDEX_URL")
-    return index
-
-
-def ask_python(*arguments):
-    """What it prints; nothing if it fails."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def digest(text):
