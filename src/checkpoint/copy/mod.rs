@@ -14,6 +14,7 @@ mod work;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::CheckpointError;
@@ -27,7 +28,7 @@ use super::query_id::QueryId;
 use super::target::At;
 use crate::control::{DocumentError, LeaseError, LeaseOwner, LeasePolicy};
 use crate::model::Generation;
-use crate::storage::{Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{DirIdentity, Storage, StorageError, StoragePath, StorageUri};
 
 pub use work::Work;
 
@@ -331,19 +332,59 @@ pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
     let (source, destination) = (&request.source, &request.destination);
     if source.storage.authority() == destination.storage.authority() {
         let (from, to) = (&source.path, &destination.path);
-        if from == to || to.is_below(from) || from.is_below(to) {
+        let nested = from == to || to.is_below(from) || from.is_below(to);
+        if nested || is_below_by_links(source, destination).await? {
             return Err(CopyError::Nested {
                 destination: destination.uri(),
                 source_uri: source.uri(),
             });
         }
     }
-    if request.existing == Existing::Refuse && destination.exists().await? {
+    if request.existing == Existing::Refuse
+        && destination.exists().await?
+        && !work::is_published_here(destination).await?
+    {
         return Err(CopyError::Exists {
             destination: destination.uri(),
         });
     }
     Ok(())
+}
+
+/// The outcome of `work`, or that it was told to end before. Only for what can be dropped half done.
+async fn unless_stopped<T>(
+    request: &CopyRequest,
+    shutdown: &CancellationToken,
+    work: impl Future<Output = Result<T, CopyError>>,
+) -> Result<T, CopyError> {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Err(CopyError::Interrupted {
+            work: work::work_uri(&request.destination),
+        }),
+        done = work => done,
+    }
+}
+
+/// Whether a link on the way to the destination leads into the source.
+async fn is_below_by_links(source: &Place, destination: &Place) -> Result<bool, CopyError> {
+    let identity = match source.storage.identify_dir(&source.path).await {
+        Ok(identity @ DirIdentity::Inode { .. }) => identity,
+        // Without numbers there are no links either; what else is wrong with the source is told later.
+        Ok(DirIdentity::Unnumbered) | Err(_) => return Ok(false),
+    };
+    let mut above = destination.path.parent();
+    while let Some(dir) = above {
+        match destination.storage.identify_dir(&dir).await {
+            Ok(found) if found == identity => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.kind.is_unreachable() => return Err(error.into()),
+            // One that is missing is told later; one that may not be seen is not the source.
+            Err(_) => {}
+        }
+        above = dir.parent();
+    }
+    Ok(false)
 }
 
 impl Place {
@@ -365,18 +406,55 @@ pub async fn copy(
     request: &CopyRequest,
     copyist: &Copyist,
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
-    check_places(request).await?;
-    let (contents, plan) = plan_now(request).await?;
-    refuse_damage(request, &plan)?;
-    let mut work = Work::open(request, copyist).await?;
-    let done = match work.published().await? {
-        Some(manifest) => Ok(work.report(&manifest, Tally::default(), None)),
-        None => copy_into(&mut work, request, (contents, plan), events, shutdown).await,
-    };
+    let first = unless_stopped(request, shutdown, async {
+        check_places(request).await?;
+        let (contents, plan) = plan_now(request).await?;
+        refuse_damage(request, &plan)?;
+        Ok((contents, plan))
+    });
+    let first = first.await?;
+    let mut work = unless_stopped(request, shutdown, Work::open(request, copyist)).await?;
+    let done = copy_or_settle(&mut work, request, first, events, shutdown).await;
     work.close(done.is_ok()).await;
     done
+}
+
+async fn copy_or_settle(
+    work: &mut Work,
+    request: &CopyRequest,
+    first: (Contents, Plan),
+    events: Events<'_>,
+    shutdown: &CancellationToken,
+) -> Result<CopyReport, CopyError> {
+    match settle(work, request, &first.1).await? {
+        Some(report) => Ok(report),
+        None => copy_into(work, request, first, events, shutdown).await,
+    }
+}
+
+/// An earlier call may have been cut short right after it published. What it made is what was asked
+/// for only if it holds the same batches; else the call has still to be done.
+async fn settle(
+    work: &mut Work,
+    request: &CopyRequest,
+    plan: &Plan,
+) -> Result<Option<CopyReport>, CopyError> {
+    let Some(manifest) = work.published().await? else {
+        return Ok(None);
+    };
+    let (planned, committed) = (plan.target.offset, plan.target.commit);
+    if (manifest.last_planned_batch, manifest.last_committed_batch) == (planned, committed) {
+        return Ok(Some(work.report(&manifest, Tally::default(), None)));
+    }
+    if request.existing == Existing::Refuse {
+        return Err(CopyError::Exists {
+            destination: request.destination.uri(),
+        });
+    }
+    work.begin_anew(request).await?;
+    Ok(None)
 }
 
 async fn copy_into(
@@ -384,11 +462,12 @@ async fn copy_into(
     request: &CopyRequest,
     first: (Contents, Plan),
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
     let (planned, copied) = pass(work, request, Some(first), events, shutdown).await?;
     events(Event::Checking);
-    work.publish(request, &planned, copied, events).await
+    work.publish(request, &planned, copied, events, shutdown)
+        .await
 }
 
 /// One pass: makes the work directory hold exactly what a copy of the source as it is now consists
@@ -398,13 +477,13 @@ pub(super) async fn pass(
     request: &CopyRequest,
     mut planned: Option<(Contents, Plan)>,
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<(Planned, Tally), CopyError> {
     let mut last = String::new();
     for attempt in 0..PLANS {
         let (contents, plan) = match planned.take() {
             Some(planned) => planned,
-            None => plan_now(request).await?,
+            None => unless_stopped(request, shutdown, plan_now(request)).await?,
         };
         // Right after files vanished the logs may be of one moment and the state of another.
         if attempt + 1 < PLANS && attempt > 0 && !plan.problems.is_empty() {
@@ -467,8 +546,13 @@ impl SyncedCopy {
     pub async fn pass(
         &mut self,
         events: Events<'_>,
-        shutdown: &tokio_util::sync::CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Result<Tally, CopyError> {
+        if self.request.existing == Existing::Refuse && self.request.destination.exists().await? {
+            return Err(CopyError::Exists {
+                destination: self.request.destination.uri(),
+            });
+        }
         let request = CopyRequest {
             at: At::Committed,
             ..self.request.clone()
@@ -489,15 +573,20 @@ impl SyncedCopy {
     pub async fn finish(
         &mut self,
         events: Events<'_>,
-        shutdown: &tokio_util::sync::CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Result<CopyReport, CopyError> {
-        if let Some(manifest) = self.work.published().await? {
-            return Ok(self.work.report(&manifest, Tally::default(), None));
-        }
         let request = self.request.clone();
-        let (planned, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;
-        events(Event::Checking);
-        self.work.publish(&request, &planned, copied, events).await
+        let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
+        copy_or_settle(&mut self.work, &request, first, events, shutdown).await
+    }
+
+    /// Keeps the work directory while no pass is under way; to be called more often than a third of
+    /// the lease's time to live.
+    ///
+    /// # Errors
+    /// [`CopyError::Lease`] if another process took it over.
+    pub async fn keep(&mut self) -> Result<(), CopyError> {
+        self.work.keep().await
     }
 
     /// Gives the lease back; after [`SyncedCopy::finish`] the work directory goes too.

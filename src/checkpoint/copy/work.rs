@@ -58,6 +58,38 @@ pub(super) fn work_dir(destination: &StoragePath) -> Option<StoragePath> {
     Some(parent.join(&format!(".{}.stepdown-copy", destination.name())))
 }
 
+/// The URI of that directory, for messages; of the destination itself if it can have none.
+pub(super) fn work_uri(destination: &Place) -> StorageUri {
+    let dir = work_dir(&destination.path).unwrap_or_else(|| destination.path.clone());
+    StorageUri::new(destination.storage.authority().clone(), dir)
+}
+
+/// Whether what stands at the destination was published from the work directory that still lies beside
+/// it. Nothing is changed.
+pub(super) async fn is_published_here(destination: &Place) -> Result<bool, CopyError> {
+    let Some(dir) = work_dir(&destination.path) else {
+        return Ok(false);
+    };
+    let storage = destination.storage.as_ref();
+    let purpose: Option<Purpose> = load_optional(storage, &dir.join("purpose.json")).await?;
+    let Some(purpose) = purpose else {
+        return Ok(false);
+    };
+    Ok(published_as(destination, purpose.copy_id).await?.is_some())
+}
+
+/// The manifest at the destination, if it is that of this copy.
+async fn published_as(destination: &Place, copy_id: Uuid) -> Result<Option<Manifest>, CopyError> {
+    if !destination.exists().await? {
+        return Ok(None);
+    }
+    match Manifest::load(destination.storage.as_ref(), &destination.path).await {
+        Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == copy_id)),
+        Err(crate::checkpoint::CheckpointError::Manifest { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Work {
     /// Takes up the work directory of the destination, or begins one.
     ///
@@ -131,6 +163,7 @@ impl Work {
                 found
             }
             other => {
+                // A missing purpose is that of a call that was cut short here, or of `begin_anew`.
                 if let Some(other) = other {
                     tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
                 }
@@ -155,10 +188,7 @@ impl Work {
 
     /// The URI of the work directory, for messages.
     pub fn uri(&self) -> StorageUri {
-        StorageUri::new(
-            self.destination.storage.authority().clone(),
-            self.dir.clone(),
-        )
+        work_uri(&self.destination)
     }
 
     /// Id of the copy.
@@ -169,15 +199,15 @@ impl Work {
     /// The manifest at the destination, if what stands there is this very copy: an earlier call was
     /// cut short right after it published.
     pub(super) async fn published(&self) -> Result<Option<Manifest>, CopyError> {
+        published_as(&self.destination, self.copy_id()).await
+    }
+
+    /// Makes this the work directory of another copy: the one it was for stands at the destination.
+    pub(super) async fn begin_anew(&mut self, request: &CopyRequest) -> Result<(), CopyError> {
         let storage = self.destination.storage.as_ref();
-        if !self.destination.exists().await? {
-            return Ok(None);
-        }
-        match Manifest::load(storage, &self.destination.path).await {
-            Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == self.copy_id())),
-            Err(crate::checkpoint::CheckpointError::Manifest { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        storage.delete_file(&self.dir.join("purpose.json")).await?;
+        (self.purpose, self.journal) = Self::prepare(request, &self.dir).await?;
+        Ok(())
     }
 
     /// What the copy came to.

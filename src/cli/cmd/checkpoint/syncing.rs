@@ -22,6 +22,9 @@ use crate::storage::StorageUri;
 /// Pause between two passes with `--until-stopped` alone.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often the work directory is kept while nothing is copied.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// The result of `sync` that has not finished.
 #[derive(Debug, Serialize)]
 struct Synced {
@@ -126,11 +129,23 @@ impl Passes<'_> {
             self.course
                 .progress
                 .pause(copied.files, copied.bytes, interval);
-            tokio::select! {
-                () = shutdown.cancelled() => return self.interrupted(summary),
-                () = tokio::time::sleep(interval) => {}
+            if !self.pause(interval).await? {
+                return self.interrupted(summary);
             }
         }
+    }
+
+    /// Waits for the next pass; false if a signal came.
+    async fn pause(&mut self, interval: Duration) -> std::result::Result<bool, CopyError> {
+        let until = Instant::now() + interval;
+        while Instant::now() < until {
+            tokio::select! {
+                () = self.course.interrupt.token().cancelled() => return Ok(false),
+                () = tokio::time::sleep_until(until.min(Instant::now() + BEAT)) => {}
+            }
+            self.copy.keep().await?;
+        }
+        Ok(true)
     }
 
     /// Ctrl-C is the way to end plain repeated passes; it cuts short whatever else was asked for.
