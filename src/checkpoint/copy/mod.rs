@@ -377,10 +377,9 @@ async fn is_below_by_links(source: &Place, destination: &Place) -> Result<bool, 
     while let Some(dir) = above {
         match destination.storage.identify_dir(&dir).await {
             Ok(found) if found == identity => return Ok(true),
-            Ok(_) => {}
             Err(error) if error.kind.is_unreachable() => return Err(error.into()),
             // One that is missing is told later; one that may not be seen is not the source.
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         above = dir.parent();
     }

@@ -106,7 +106,13 @@ impl Work {
         };
         // A missing parent is a mistake in the path, not something to make.
         if let Some(parent) = destination.path.parent() {
-            storage.identify_dir(&parent).await?;
+            storage.identify_dir(&parent).await.map_err(|error| {
+                if error.kind == ErrorKind::NotFound {
+                    return error
+                        .with_detail("the directory in which the copy is to lie must exist");
+                }
+                error
+            })?;
         }
         let lease_dir = dir.join("lease");
         storage.create_dir_all(&lease_dir).await?;

@@ -21,6 +21,7 @@ fn a_copy_is_whole_has_its_manifest_and_leaves_its_source_alone() {
     assert_eq!(manifest["source"]["uri"], json!(bench.sandbox.text("ck")));
     assert_eq!(manifest["stepdown_version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(bench.run(&["verify", "--deep", "copy"]).code, 0);
+    assert_eq!(bench.json(&["inspect", "copy"], 0)["looks_live"], false);
     // Nothing but the source and the copy is left.
     assert_eq!(names(&bench), ["ck", "copy", "home"]);
 }

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use super::{Bench, contents, true_manifest};
 
 /// More than one segment of the journal has, so that a cut copy has something to keep.
-const FILES: usize = 7_000;
+const FILES: usize = 2_300;
+
+/// What a work directory is for.
+const PURPOSE: &str = ".copy.stepdown-copy/purpose.json";
 
 /// A sample with many more files in it.
 fn large() -> Bench {
@@ -44,11 +47,16 @@ fn signal(child: &Child, name: &str) {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(3);
     while !is_so() {
-        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        assert!(Instant::now() < deadline, "not within 3 min: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The files that are in the work directory.
+fn staged(bench: &Bench) -> usize {
+    fs::read_dir(bench.path(".copy.stepdown-copy/tree/more")).map_or(0, Iterator::count)
 }
 
 /// The files that the journal of a cut copy has, and that are there.
@@ -59,12 +67,18 @@ fn journalled(bench: &Bench) -> u64 {
     };
     let mut count = 0;
     for entry in entries {
-        let path = entry.unwrap().path();
+        let Ok(path) = entry.map(|entry| entry.path()) else {
+            continue;
+        };
         // One that was being written has another name.
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let segment: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        // The copy may be ending: its work directory goes then.
+        let Ok(segment) = fs::read(&path) else {
+            continue;
+        };
+        let segment: Value = serde_json::from_slice(&segment).unwrap();
         let files = segment["files"].as_array().unwrap();
         let is_there = |file: &&Value| {
             let path = work.join("tree").join(file["path"].as_str().unwrap());
@@ -102,11 +116,21 @@ fn a_killed_copy_is_absent_or_complete_and_is_completed_without_copying_twice() 
     fs::remove_dir_all(bench.path("copy")).unwrap();
 
     let (mut cut, mut kept_some) = (0, 0);
-    for kill in 0..14_u32 {
+    for kill in 0..12_u32 {
         let mut child = begin_copy(&bench, &["copy", "ck", "copy"]);
-        // Spread over the whole copy; where exactly each one hits is left to chance.
-        let share = (f64::from(kill) + fastrand::f64()) / 14.0;
-        std::thread::sleep(whole.mul_f64(share));
+        // By the clock, by what is copied, by what is recorded; where exactly is left to chance.
+        let mut ended = || child.try_wait().unwrap().is_some();
+        match kill % 3 {
+            0 => std::thread::sleep(whole.mul_f64(fastrand::f64() * 1.1)),
+            1 => {
+                let some = fastrand::usize(1..FILES);
+                wait_until("files are there", || staged(&bench) >= some || ended());
+            }
+            _ => {
+                wait_until("files are recorded", || journalled(&bench) > 0 || ended());
+                std::thread::sleep(Duration::from_millis(fastrand::u64(0..300)));
+            }
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         let published = assert_whole_or_absent(&bench, &source);
@@ -128,7 +152,7 @@ fn a_killed_copy_is_absent_or_complete_and_is_completed_without_copying_twice() 
         fs::remove_dir_all(bench.path("copy")).unwrap();
     }
     assert!(
-        cut >= 5 && kept_some >= 1,
+        cut >= 4 && kept_some >= 1,
         "{cut} cut, {kept_some} kept some"
     );
 }
@@ -138,17 +162,12 @@ fn a_copy_that_was_killed_right_after_it_appeared_is_done() {
     let bench = Bench::with("3.5.9-agg-hdfs-inflight");
     let cut = |args: &[&str]| {
         // What such a kill leaves: the copy, and the work directory without its tree.
+        bench.json(&["sync", "ck", "copy"], 0);
+        let purpose = fs::read_to_string(bench.path(PURPOSE)).unwrap();
         bench.json(args, 0);
         let manifest = true_manifest(&bench.path("copy"));
-        bench.sandbox.write(
-            ".copy.stepdown-copy/purpose.json",
-            &json!({
-                "format": 1, "kind": "copy-work", "copy_id": manifest["copy_id"],
-                "source": bench.sandbox.text("ck"), "destination": bench.sandbox.text("copy"),
-                "scope": "minimal", "parent": null, "begun_at": "2026-11-20T08:00:00Z"
-            })
-            .to_string(),
-        );
+        assert!(!bench.has(PURPOSE));
+        bench.sandbox.write(PURPOSE, &purpose);
         manifest["copy_id"].clone()
     };
     let copy_id = cut(&["copy", "ck", "copy"]);
@@ -162,7 +181,7 @@ fn a_copy_that_was_killed_right_after_it_appeared_is_done() {
     fs::remove_dir_all(bench.path("copy")).unwrap();
 
     // As of other batches it is not what is asked for.
-    let copy_id = cut(&["copy", "ck", "copy"]);
+    cut(&["copy", "ck", "copy"]);
     let told = bench.run(&["copy", "--at", "5", "ck", "copy"]);
     assert!(
         told.code == 1 && told.stderr.contains("exists already"),
@@ -170,7 +189,6 @@ fn a_copy_that_was_killed_right_after_it_appeared_is_done() {
     );
     fs::remove_dir_all(bench.path("copy")).unwrap();
     let old = cut(&["copy", "ck", "copy"]);
-    assert_ne!(old, copy_id);
     let replaced = bench.json(&["rewind", "--to", "5", "--replace", "ck", "copy"], 0);
     assert_ne!(replaced["copy_id"], old);
     assert_eq!(replaced["last_committed_batch"], json!(5));
@@ -183,10 +201,7 @@ fn ctrl_c_ends_soon_and_the_same_command_goes_on() {
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let bench = large();
         let mut child = begin_copy(&bench, &["copy", "ck", "copy"]);
-        wait_until("files are copied", || {
-            fs::read_dir(bench.path(".copy.stepdown-copy/tree/more"))
-                .is_ok_and(|entries| entries.count() > 100)
-        });
+        wait_until("files are copied", || staged(&bench) > 100);
         signal(&child, name);
         let asked = Instant::now();
         let status = child.wait().unwrap();
