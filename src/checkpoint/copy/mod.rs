@@ -556,8 +556,14 @@ impl SyncedCopy {
             at: At::Committed,
             ..self.request.clone()
         };
-        let (_, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;
-        Ok(copied)
+        let made = match pass(&mut self.work, &request, None, events, shutdown).await {
+            // A minimal copy with a batch in flight restarts from there, and not from the batch before.
+            Err(CopyError::Damaged { .. }) => {
+                pass(&mut self.work, &self.request, None, events, shutdown).await?
+            }
+            made => made?,
+        };
+        Ok(made.1)
     }
 
     /// The URI of the work directory, for messages.
