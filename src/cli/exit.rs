@@ -121,7 +121,7 @@ impl Exit {
             Exit::Failed => "Something went wrong that has no code of its own.",
             Exit::Usage => "The command line or the configuration is wrong. Nothing was changed.",
             Exit::Findings => {
-                "The command worked and found something: `stop` or `wait`, that the stop was not clean; `doctor`, that stepdown cannot work here; `checkpoint verify`, that a restart would fail or needs something; `checkpoint copy`, that the source is damaged; `checkpoint diff`, differences; `config check --strict`, warnings."
+                "The command worked and found something: `stop` or `wait`, that the stop was not clean or a checkpoint was not copied; `doctor`, that stepdown cannot work here; `checkpoint verify`, that a restart would fail or needs something; `checkpoint copy`, that the source is damaged; `checkpoint diff`, differences; `config check --strict`, warnings."
             }
             Exit::LeaseHeld => {
                 "Another process holds the lease of the job, and waiting was not asked for; `checkpoint copy`, that another process copies to the same place."

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Daemon;
 use super::alarm::{AlarmKind, Alarms};
+use super::copying::CopyOrders;
 use super::flag::Flag;
 use super::hooks::Hooks;
 use super::poller::Sightings;
@@ -60,6 +61,8 @@ pub struct SlotSpec {
     pub attempt_interval: Duration,
     /// The job's checkpoints.
     pub checkpoints: Vec<(Arc<dyn Storage>, StorageUri)>,
+    /// What is done with them after a stop: copies for the new job.
+    pub copy_orders: Option<Arc<CopyOrders>>,
     /// The job's hooks.
     pub hooks: Hooks,
 }
@@ -636,6 +639,7 @@ mod tests {
             drain_interval: Duration::from_millis(500),
             attempt_interval: Duration::from_secs(5),
             checkpoints: Vec::new(),
+            copy_orders: None,
             hooks: Hooks::none(job.clone(), Slot::Blue),
             job,
         }
@@ -687,9 +691,9 @@ mod tests {
             ("spec", size_of::<SlotSpec>(), 480),
             ("engine", idle, 320),
             ("wait for an attempt", waiting, 560),
-            ("follow", following, 1_000),
+            ("follow", following, 1_200),
             ("news", news, 500),
-            ("run", running, 560),
+            ("run", running, 900),
         ];
         for (what, bytes, limit) in sizes {
             assert!(bytes <= limit, "{what} takes {bytes} bytes; all: {sizes:?}");

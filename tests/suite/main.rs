@@ -12,6 +12,8 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod copy_on_stop;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod docs_current;

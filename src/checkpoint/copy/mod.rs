@@ -11,6 +11,7 @@ mod publish;
 mod transfer;
 mod work;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -121,6 +122,9 @@ pub struct CopyRequest {
     pub scope: Scope,
     /// A new identity for the copy.
     pub new_query_id: Option<QueryId>,
+    /// The id in the manifest, where the caller has one: a second call with the same one finds what the
+    /// first has published. Without it each copy gets an id of its own.
+    pub copy_id: Option<Uuid>,
     /// A directory at the destination.
     pub existing: Existing,
     /// A damaged source.
@@ -193,6 +197,33 @@ pub struct CopyReport {
     pub problems: Vec<Finding>,
     /// What was found and does no harm.
     pub remarks: Vec<Finding>,
+}
+
+impl CopyReport {
+    /// What `manifest` says of the copy that was asked for.
+    fn of(
+        request: &CopyRequest,
+        manifest: &Manifest,
+        copied: Tally,
+        moved_aside: Option<StorageUri>,
+    ) -> Self {
+        Self {
+            source: request.source.uri(),
+            destination: request.destination.uri(),
+            copy_id: manifest.copy_id,
+            query_id: manifest.query_id.clone(),
+            last_planned_batch: manifest.last_planned_batch,
+            last_committed_batch: manifest.last_committed_batch,
+            total: Tally {
+                files: manifest.files.len() as u64,
+                bytes: manifest.total_bytes(),
+            },
+            copied,
+            moved_aside,
+            problems: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
 }
 
 /// Why there is no copy. The source is as it was, the destination too.
@@ -408,12 +439,18 @@ pub async fn copy(
     shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
     let first = unless_stopped(request, shutdown, async {
+        if let Some(report) = published_before(request).await? {
+            return Ok(ControlFlow::Break(report));
+        }
         check_places(request).await?;
         let (contents, plan) = plan_now(request).await?;
         refuse_damage(request, &plan)?;
-        Ok((contents, plan))
+        Ok(ControlFlow::Continue((contents, plan)))
     });
-    let first = first.await?;
+    let first = match first.await? {
+        ControlFlow::Continue(first) => first,
+        ControlFlow::Break(report) => return Ok(report),
+    };
     let mut work = unless_stopped(request, shutdown, Work::open(request, copyist)).await?;
     let done = copy_or_settle(&mut work, request, first, events, shutdown).await;
     work.close(done.is_ok()).await;
@@ -445,7 +482,12 @@ async fn settle(
     };
     let (planned, committed) = (plan.target.offset, plan.target.commit);
     if (manifest.last_planned_batch, manifest.last_committed_batch) == (planned, committed) {
-        return Ok(Some(work.report(&manifest, Tally::default(), None)));
+        return Ok(Some(CopyReport::of(
+            request,
+            &manifest,
+            Tally::default(),
+            None,
+        )));
     }
     if request.existing == Existing::Refuse {
         return Err(CopyError::Exists {
@@ -454,6 +496,27 @@ async fn settle(
     }
     work.begin_anew(request).await?;
     Ok(None)
+}
+
+/// What a call with the same id came to, if it published.
+async fn published_before(request: &CopyRequest) -> Result<Option<CopyReport>, CopyError> {
+    let Some(copy_id) = request.copy_id else {
+        return Ok(None);
+    };
+    let found = find_copy(&request.destination, copy_id).await?;
+    Ok(found.map(|manifest| CopyReport::of(request, &manifest, Tally::default(), None)))
+}
+
+/// The manifest of what stands at `place`, if it is the copy with that id.
+async fn find_copy(place: &Place, copy_id: Uuid) -> Result<Option<Manifest>, CopyError> {
+    if !place.exists().await? {
+        return Ok(None);
+    }
+    match Manifest::load(place.storage.as_ref(), &place.path).await {
+        Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == copy_id)),
+        Err(CheckpointError::Manifest { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn copy_into(

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::journal::Journal;
-use super::{CopyError, CopyReport, CopyRequest, Copyist, Place, lineage};
+use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::plan::{Scope, Tally};
+use crate::checkpoint::plan::Scope;
 use crate::control::{Acquired, Document, Lease, LeaseWatch, load_optional, save_replacing};
 use crate::storage::{ErrorKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
 
@@ -43,7 +43,6 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Work {
     pub(super) destination: Place,
-    pub(super) source: StorageUri,
     pub(super) dir: StoragePath,
     pub(super) journal: Journal,
     pub(super) purpose: Purpose,
@@ -75,19 +74,7 @@ pub(super) async fn is_published_here(destination: &Place) -> Result<bool, CopyE
     let Some(purpose) = purpose else {
         return Ok(false);
     };
-    Ok(published_as(destination, purpose.copy_id).await?.is_some())
-}
-
-/// The manifest at the destination, if it is that of this copy.
-async fn published_as(destination: &Place, copy_id: Uuid) -> Result<Option<Manifest>, CopyError> {
-    if !destination.exists().await? {
-        return Ok(None);
-    }
-    match Manifest::load(destination.storage.as_ref(), &destination.path).await {
-        Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == copy_id)),
-        Err(crate::checkpoint::CheckpointError::Manifest { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(find_copy(destination, purpose.copy_id).await?.is_some())
 }
 
 impl Work {
@@ -136,7 +123,6 @@ impl Work {
         match Self::prepare(request, &dir).await {
             Ok((purpose, journal)) => Ok(Self {
                 destination,
-                source: request.source.uri(),
                 dir,
                 journal,
                 purpose,
@@ -154,7 +140,7 @@ impl Work {
     ) -> Result<(Purpose, Journal), CopyError> {
         let storage = request.destination.storage.as_ref();
         let fresh = Purpose {
-            copy_id: Uuid::new_v4(),
+            copy_id: request.copy_id.unwrap_or_else(Uuid::new_v4),
             source: request.source.uri(),
             destination: request.destination.uri(),
             scope: request.scope,
@@ -164,7 +150,10 @@ impl Work {
         let path = dir.join("purpose.json");
         let found: Option<Purpose> = load_optional(storage, &path).await?;
         let purpose = match found {
-            Some(found) if found.is_same(&fresh) => {
+            Some(found)
+                if found.is_same(&fresh)
+                    && request.copy_id.is_none_or(|id| id == found.copy_id) =>
+            {
                 tracing::info!(copy_id = %found.copy_id, "going on with an earlier copy");
                 found
             }
@@ -205,7 +194,7 @@ impl Work {
     /// The manifest at the destination, if what stands there is this very copy: an earlier call was
     /// cut short right after it published.
     pub(super) async fn published(&self) -> Result<Option<Manifest>, CopyError> {
-        published_as(&self.destination, self.copy_id()).await
+        find_copy(&self.destination, self.copy_id()).await
     }
 
     /// Makes this the work directory of another copy: the one it was for stands at the destination.
@@ -214,31 +203,6 @@ impl Work {
         storage.delete_file(&self.dir.join("purpose.json")).await?;
         (self.purpose, self.journal) = Self::prepare(request, &self.dir).await?;
         Ok(())
-    }
-
-    /// What the copy came to.
-    pub(super) fn report(
-        &self,
-        manifest: &Manifest,
-        copied: Tally,
-        moved_aside: Option<StorageUri>,
-    ) -> CopyReport {
-        CopyReport {
-            source: self.source.clone(),
-            destination: self.destination.uri(),
-            copy_id: manifest.copy_id,
-            query_id: manifest.query_id.clone(),
-            last_planned_batch: manifest.last_planned_batch,
-            last_committed_batch: manifest.last_committed_batch,
-            total: Tally {
-                files: manifest.files.len() as u64,
-                bytes: manifest.total_bytes(),
-            },
-            copied,
-            moved_aside,
-            problems: Vec::new(),
-            remarks: Vec::new(),
-        }
     }
 
     /// Keeps the lease alive; to be called now and then.

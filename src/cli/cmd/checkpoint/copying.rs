@@ -38,6 +38,7 @@ pub(super) fn request(
             Scope::Minimal
         },
         new_query_id: options.new_query_id.then(QueryId::random),
+        copy_id: None,
         existing: if options.replace {
             Existing::MoveAside
         } else {
