@@ -81,7 +81,7 @@ pub async fn remove_copy(
 }
 
 /// Whether the logs have files that the manifest does not know: a query ran here since.
-async fn is_in_use(
+pub(super) async fn is_in_use(
     storage: &dyn Storage,
     dir: &StoragePath,
     manifest: &Manifest,

@@ -72,6 +72,12 @@ pub enum Code {
     NotAFile,
     /// State without a log.
     StateWithoutLog,
+    /// The manifest of a copy cannot be used.
+    ManifestDamaged,
+    /// A file that was copied is not there.
+    CopiedFileMissing,
+    /// A file of a copy has another content than its manifest says.
+    DigestDiffers,
     /// The directory is no checkpoint of a streaming query.
     NotACheckpoint,
 }

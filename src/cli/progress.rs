@@ -4,11 +4,15 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::output::{Format, Output};
 use crate::checkpoint::copy::Event;
+use crate::checkpoint::plan::Tally;
+
+/// What a file costs beside its bytes, in bytes: small files take their time by their number.
+const FILE_COST: u64 = 64 << 10;
 
 /// How often the advance is told as JSON.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -26,8 +30,42 @@ pub(super) struct Progress {
 struct Advance {
     files: u64,
     bytes: u64,
-    all_files: u64,
+    all: Tally,
+    begun: Instant,
     told: Instant,
+    /// A signal asked for the end: the bar says so, whatever else goes on.
+    ending: bool,
+}
+
+impl Advance {
+    fn new() -> Self {
+        Self {
+            files: 0,
+            bytes: 0,
+            all: Tally::default(),
+            begun: Instant::now(),
+            told: Instant::now(),
+            ending: false,
+        }
+    }
+
+    fn cost(files: u64, bytes: u64) -> u64 {
+        bytes.saturating_add(files.saturating_mul(FILE_COST))
+    }
+
+    /// `3 of 20 files, 1.00 MiB of 7.00 MiB, 0.50 MiB/s, 12s left`
+    fn words(&self, left: Duration) -> String {
+        let seconds = self.begun.elapsed().as_secs().max(1);
+        format!(
+            "{} of {} files, {} of {}, {}/s, {:#} left",
+            self.files,
+            self.all.files,
+            HumanBytes(self.bytes),
+            HumanBytes(self.all.bytes),
+            HumanBytes(self.bytes / seconds),
+            HumanDuration(left)
+        )
+    }
 }
 
 /// The advance of a pass as a JSON event.
@@ -44,8 +82,7 @@ impl Progress {
         let shown = out.format() == Format::Text && out.is_terminal() && !quiet;
         let bar = shown.then(|| {
             let bar = ProgressBar::new(0);
-            let style = "{bar:30} {msg}, {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-            if let Ok(style) = ProgressStyle::with_template(style) {
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
                 bar.set_style(style);
             }
             bar.set_message("planning");
@@ -55,12 +92,7 @@ impl Progress {
         Self {
             bar,
             json,
-            advance: Mutex::new(Advance {
-                files: 0,
-                bytes: 0,
-                all_files: 0,
-                told: Instant::now(),
-            }),
+            advance: Mutex::new(Advance::new()),
         }
     }
 
@@ -69,9 +101,11 @@ impl Progress {
         let mut advance = self.advance.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Planned { to_copy, .. } => {
-                advance.files = 0;
-                advance.bytes = 0;
-                advance.all_files = to_copy.files;
+                *advance = Advance {
+                    all: *to_copy,
+                    ending: advance.ending,
+                    ..Advance::new()
+                };
             }
             Event::Copied { bytes } => {
                 advance.files += 1;
@@ -104,8 +138,10 @@ impl Progress {
 
     /// Shows that the work ends early, because it was told to.
     pub(super) fn ending(&self) {
+        let mut advance = self.advance.lock().unwrap_or_else(PoisonError::into_inner);
+        advance.ending = true;
         if let Some(bar) = &self.bar {
-            bar.println("ending; a second Ctrl-C ends at once");
+            bar.set_message("ending; a second Ctrl-C ends at once");
         }
     }
 
@@ -131,15 +167,18 @@ impl Progress {
 }
 
 fn draw(bar: &ProgressBar, event: &Event, advance: &Advance) {
+    if advance.ending {
+        return;
+    }
     let words = match event {
         Event::Planned { to_copy, .. } => {
-            bar.set_length(to_copy.bytes);
             bar.reset();
-            format!("0 of {} files", advance.all_files)
+            bar.set_length(Advance::cost(to_copy.files, to_copy.bytes));
+            format!("0 of {} files", to_copy.files)
         }
         Event::Copied { .. } | Event::Streamed { .. } => {
-            bar.set_position(advance.bytes);
-            format!("{} of {} files", advance.files, advance.all_files)
+            bar.set_position(Advance::cost(advance.files, advance.bytes));
+            advance.words(bar.eta())
         }
         Event::Checking => "checking".to_owned(),
         Event::Replanned { .. } => "the source changed: planning anew".to_owned(),

@@ -4,6 +4,8 @@
 pub mod common;
 
 #[cfg(test)]
+mod checkpoint_cli;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod eye;

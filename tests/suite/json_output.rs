@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::checkpoint_cli::unpack;
 use crate::sandbox::Sandbox;
 
 /// The page, and which of its examples were compared.
@@ -262,6 +263,46 @@ fn documents_of_a_job_that_runs_and_stops() {
     let err = fs::read_to_string(sandbox.path("run.err")).unwrap();
     page.compare("run", &serde_json::from_str(err.trim()).unwrap());
     page.assert_all_compared(&["receipt", "status", "run"]);
+}
+
+#[test]
+fn documents_of_checkpoints() {
+    let mut page = Page::load();
+    let sandbox = Sandbox::new();
+    for sample in [
+        "4.0.5-tws-v2-inflight-tmp",
+        "3.5.9-agg-hdfs-clean",
+        "3.5.9-agg-hdfs-damaged-missing-delta",
+    ] {
+        unpack(sample, &sandbox.path(""));
+    }
+    fs::rename(sandbox.path("3.5.9-agg-hdfs-clean"), sandbox.path("ck")).unwrap();
+    let stepdown = |args: &[&str]| {
+        let ran = sandbox.run(&[&["--json", "checkpoint"], args].concat());
+        ran.json()
+    };
+    let mut found = stepdown(&["inspect", "4.0.5-tws-v2-inflight-tmp"]);
+    // What the checkpoint pins is not stepdown's to promise.
+    found["conf"] = serde_json::json!({"spark.sql.shuffle.partitions": "3"});
+    page.compare("checkpoint-inspect", &found);
+    page.compare(
+        "checkpoint-verify",
+        &stepdown(&["verify", "3.5.9-agg-hdfs-damaged-missing-delta"]),
+    );
+    let mut plan = stepdown(&["copy", "--dry-run", "ck", "copy"]);
+    for why in ["older-state", "hadoop-checksum"] {
+        plan["left_out"].as_object_mut().unwrap().remove(why);
+    }
+    page.compare("checkpoint-plan", &plan);
+    page.compare("checkpoint-sync", &stepdown(&["sync", "ck", "copy"]));
+    page.compare("checkpoint-copy", &stepdown(&["copy", "ck", "copy"]));
+    stepdown(&["rewind", "--to", "5", "ck", "old"]);
+    page.compare("checkpoint-diff", &stepdown(&["diff", "ck", "old"]));
+    page.compare("checkpoint-ls", &stepdown(&["ls", "."]));
+    page.compare(
+        "checkpoint-retain",
+        &stepdown(&["retain", ".", "--dry-run"]),
+    );
 }
 
 #[test]

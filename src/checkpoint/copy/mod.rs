@@ -11,9 +11,11 @@ mod publish;
 mod transfer;
 mod work;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::CheckpointError;
@@ -27,7 +29,7 @@ use super::query_id::QueryId;
 use super::target::At;
 use crate::control::{DocumentError, LeaseError, LeaseOwner, LeasePolicy};
 use crate::model::Generation;
-use crate::storage::{Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{DirIdentity, Storage, StorageError, StoragePath, StorageUri};
 
 pub use work::Work;
 
@@ -361,19 +363,58 @@ pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
     let (source, destination) = (&request.source, &request.destination);
     if source.storage.authority() == destination.storage.authority() {
         let (from, to) = (&source.path, &destination.path);
-        if from == to || to.is_below(from) || from.is_below(to) {
+        let nested = from == to || to.is_below(from) || from.is_below(to);
+        if nested || is_below_by_links(source, destination).await? {
             return Err(CopyError::Nested {
                 destination: destination.uri(),
                 source_uri: source.uri(),
             });
         }
     }
-    if request.existing == Existing::Refuse && destination.exists().await? {
+    if request.existing == Existing::Refuse
+        && destination.exists().await?
+        && !work::is_published_here(destination).await?
+    {
         return Err(CopyError::Exists {
             destination: destination.uri(),
         });
     }
     Ok(())
+}
+
+/// The outcome of `work`, or that it was told to end before. Only for what can be dropped half done.
+async fn unless_stopped<T>(
+    request: &CopyRequest,
+    shutdown: &CancellationToken,
+    work: impl Future<Output = Result<T, CopyError>>,
+) -> Result<T, CopyError> {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Err(CopyError::Interrupted {
+            work: work::work_uri(&request.destination),
+        }),
+        done = work => done,
+    }
+}
+
+/// Whether a link on the way to the destination leads into the source.
+async fn is_below_by_links(source: &Place, destination: &Place) -> Result<bool, CopyError> {
+    let identity = match source.storage.identify_dir(&source.path).await {
+        Ok(identity @ DirIdentity::Inode { .. }) => identity,
+        // Without numbers there are no links either; what else is wrong with the source is told later.
+        Ok(DirIdentity::Unnumbered) | Err(_) => return Ok(false),
+    };
+    let mut above = destination.path.parent();
+    while let Some(dir) = above {
+        match destination.storage.identify_dir(&dir).await {
+            Ok(found) if found == identity => return Ok(true),
+            Err(error) if error.kind.is_unreachable() => return Err(error.into()),
+            // One that is missing is told later; one that may not be seen is not the source.
+            Ok(_) | Err(_) => {}
+        }
+        above = dir.parent();
+    }
+    Ok(false)
 }
 
 impl Place {
@@ -395,21 +436,66 @@ pub async fn copy(
     request: &CopyRequest,
     copyist: &Copyist,
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
-    if let Some(report) = published_before(request).await? {
-        return Ok(report);
-    }
-    check_places(request).await?;
-    let (contents, plan) = plan_now(request).await?;
-    refuse_damage(request, &plan)?;
-    let mut work = Work::open(request, copyist).await?;
-    let done = match work.published().await? {
-        Some(manifest) => Ok(CopyReport::of(request, &manifest, Tally::default(), None)),
-        None => copy_into(&mut work, request, (contents, plan), events, shutdown).await,
+    let first = unless_stopped(request, shutdown, async {
+        if let Some(report) = published_before(request).await? {
+            return Ok(ControlFlow::Break(report));
+        }
+        check_places(request).await?;
+        let (contents, plan) = plan_now(request).await?;
+        refuse_damage(request, &plan)?;
+        Ok(ControlFlow::Continue((contents, plan)))
+    });
+    let first = match first.await? {
+        ControlFlow::Continue(first) => first,
+        ControlFlow::Break(report) => return Ok(report),
     };
+    let mut work = unless_stopped(request, shutdown, Work::open(request, copyist)).await?;
+    let done = copy_or_settle(&mut work, request, first, events, shutdown).await;
     work.close(done.is_ok()).await;
     done
+}
+
+async fn copy_or_settle(
+    work: &mut Work,
+    request: &CopyRequest,
+    first: (Contents, Plan),
+    events: Events<'_>,
+    shutdown: &CancellationToken,
+) -> Result<CopyReport, CopyError> {
+    match settle(work, request, &first.1).await? {
+        Some(report) => Ok(report),
+        None => copy_into(work, request, first, events, shutdown).await,
+    }
+}
+
+/// An earlier call may have been cut short right after it published. What it made is what was asked
+/// for only if it holds the same batches; else the call has still to be done.
+async fn settle(
+    work: &mut Work,
+    request: &CopyRequest,
+    plan: &Plan,
+) -> Result<Option<CopyReport>, CopyError> {
+    let Some(manifest) = work.published().await? else {
+        return Ok(None);
+    };
+    let (planned, committed) = (plan.target.offset, plan.target.commit);
+    if (manifest.last_planned_batch, manifest.last_committed_batch) == (planned, committed) {
+        return Ok(Some(CopyReport::of(
+            request,
+            &manifest,
+            Tally::default(),
+            None,
+        )));
+    }
+    if request.existing == Existing::Refuse {
+        return Err(CopyError::Exists {
+            destination: request.destination.uri(),
+        });
+    }
+    work.begin_anew(request).await?;
+    Ok(None)
 }
 
 /// What a call with the same id came to, if it published.
@@ -438,11 +524,12 @@ async fn copy_into(
     request: &CopyRequest,
     first: (Contents, Plan),
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
     let (planned, copied) = pass(work, request, Some(first), events, shutdown).await?;
     events(Event::Checking);
-    work.publish(request, &planned, copied, events).await
+    work.publish(request, &planned, copied, events, shutdown)
+        .await
 }
 
 /// One pass: makes the work directory hold exactly what a copy of the source as it is now consists
@@ -452,13 +539,13 @@ pub(super) async fn pass(
     request: &CopyRequest,
     mut planned: Option<(Contents, Plan)>,
     events: Events<'_>,
-    shutdown: &tokio_util::sync::CancellationToken,
+    shutdown: &CancellationToken,
 ) -> Result<(Planned, Tally), CopyError> {
     let mut last = String::new();
     for attempt in 0..PLANS {
         let (contents, plan) = match planned.take() {
             Some(planned) => planned,
-            None => plan_now(request).await?,
+            None => unless_stopped(request, shutdown, plan_now(request)).await?,
         };
         // Right after files vanished the logs may be of one moment and the state of another.
         if attempt + 1 < PLANS && attempt > 0 && !plan.problems.is_empty() {
@@ -521,14 +608,25 @@ impl SyncedCopy {
     pub async fn pass(
         &mut self,
         events: Events<'_>,
-        shutdown: &tokio_util::sync::CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Result<Tally, CopyError> {
+        if self.request.existing == Existing::Refuse && self.request.destination.exists().await? {
+            return Err(CopyError::Exists {
+                destination: self.request.destination.uri(),
+            });
+        }
         let request = CopyRequest {
             at: At::Committed,
             ..self.request.clone()
         };
-        let (_, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;
-        Ok(copied)
+        let made = match pass(&mut self.work, &request, None, events, shutdown).await {
+            // A minimal copy with a batch in flight restarts from there, and not from the batch before.
+            Err(CopyError::Damaged { .. }) => {
+                pass(&mut self.work, &self.request, None, events, shutdown).await?
+            }
+            made => made?,
+        };
+        Ok(made.1)
     }
 
     /// The URI of the work directory, for messages.
@@ -543,16 +641,20 @@ impl SyncedCopy {
     pub async fn finish(
         &mut self,
         events: Events<'_>,
-        shutdown: &tokio_util::sync::CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Result<CopyReport, CopyError> {
-        if let Some(manifest) = self.work.published().await? {
-            let nothing = Tally::default();
-            return Ok(CopyReport::of(&self.request, &manifest, nothing, None));
-        }
         let request = self.request.clone();
-        let (planned, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;
-        events(Event::Checking);
-        self.work.publish(&request, &planned, copied, events).await
+        let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
+        copy_or_settle(&mut self.work, &request, first, events, shutdown).await
+    }
+
+    /// Keeps the work directory while no pass is under way; to be called more often than a third of
+    /// the lease's time to live.
+    ///
+    /// # Errors
+    /// [`CopyError::Lease`] if another process took it over.
+    pub async fn keep(&mut self) -> Result<(), CopyError> {
+        self.work.keep().await
     }
 
     /// Gives the lease back; after [`SyncedCopy::finish`] the work directory goes too.

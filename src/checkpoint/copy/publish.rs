@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::transfer::below;
-use super::work::Work;
+use super::work::{Work, work_uri};
 use super::{
     Check, CopyError, CopyReport, CopyRequest, Damage, Event, Events, Existing, Planned,
-    find_damage,
+    find_damage, unless_stopped,
 };
 use crate::checkpoint::contents::Identity;
 use crate::checkpoint::listing::EntryId;
@@ -28,15 +29,19 @@ impl Work {
         planned: &Planned,
         copied: Tally,
         events: Events<'_>,
+        shutdown: &CancellationToken,
     ) -> Result<CopyReport, CopyError> {
         let storage = Arc::clone(&self.destination.storage);
         let tree = self.tree();
-        let entries = storage.list(&tree, Depth::Tree).await?;
-        self.check_files(planned, &entries)?;
-        if request.check == Check::ReadBack {
-            self.read_back(request).await?;
-        }
-        let damage = find_damage(&self.destination, &tree).await?;
+        let looked = unless_stopped(request, shutdown, async {
+            let entries = storage.list(&tree, Depth::Tree).await?;
+            self.check_files(planned, &entries)?;
+            if request.check == Check::ReadBack {
+                self.read_back(request).await?;
+            }
+            Ok((entries, find_damage(&self.destination, &tree).await?))
+        });
+        let (entries, damage) = looked.await?;
         if let Some(first) = damage.first()
             && request.damage == Damage::Refuse
         {
@@ -105,9 +110,9 @@ impl Work {
     }
 
     /// Reads every file back and holds it against its digest.
-    async fn read_back(&self, request: &CopyRequest) -> Result<(), CopyError> {
-        let storage = &self.destination.storage;
+    async fn read_back(&mut self, request: &CopyRequest) -> Result<(), CopyError> {
         let tree = self.tree();
+        let storage = &self.destination.storage;
         let mut checks = futures::stream::iter(self.journal.files())
             .map(|staged| {
                 let path = below(&tree, &staged.path);
@@ -123,9 +128,14 @@ impl Work {
             .buffer_unordered(request.pace.small_at_once.clamp(1, 64));
         while let Some(checked) = checks.next().await {
             let (staged, digest) = checked?;
+            if self.lease.is_beat_due(self.ttl) {
+                self.lease.beat(storage.as_ref()).await?;
+            }
             if digest != staged.blake3 {
-                let why = format!("{} reads back with another content", staged.path);
-                return Err(self.not_sound(why));
+                return Err(CopyError::NotSound {
+                    work: work_uri(&self.destination),
+                    why: format!("{} reads back with another content", staged.path),
+                });
             }
         }
         Ok(())
@@ -251,10 +261,13 @@ impl Work {
             return Ok(None);
         }
         let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        // Two in one second must not meet.
+        let id = self.copy_id().simple().to_string();
+        let id = id.get(..8).unwrap_or_default();
         let aside = self
             .destination
             .path
-            .with_suffix(&format!(".stepdown-replaced-{stamp}"));
+            .with_suffix(&format!(".stepdown-replaced-{stamp}-{id}"));
         match storage.rename(&self.destination.path, &aside).await {
             Ok(()) => {
                 tracing::info!(from = %self.destination.path, to = %aside, "moved aside");

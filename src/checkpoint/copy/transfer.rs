@@ -48,6 +48,8 @@ enum Source {
 enum Failure {
     Changed(String),
     Storage(StorageError),
+    /// The copy was told to end.
+    Stopped,
 }
 
 impl Work {
@@ -191,6 +193,9 @@ impl Work {
         let (streamed, mut streaming) = mpsc::channel::<u64>(64);
         let (mut small, mut large) = (0_usize, 0_usize);
         let mut changed = None;
+        let mut stopped = false;
+        // One large file can take longer than the lease lasts without a beat.
+        let mut beats = tokio::time::interval(self.ttl / 3);
         loop {
             // New ones are begun as long as there is room for their sort.
             while changed.is_none()
@@ -210,7 +215,7 @@ impl Work {
                 let source = from.storage.clone();
                 let source_path = below(&from.path, &task.path);
                 let target = below(&tree, &task.path);
-                let (to, streamed) = (to.clone(), streamed.clone());
+                let (to, streamed, shutdown) = (to.clone(), streamed.clone(), shutdown.clone());
                 running.spawn(async move {
                     let large = task.large;
                     let copied = copy_file(
@@ -220,6 +225,7 @@ impl Work {
                         &target,
                         task,
                         &streamed,
+                        &shutdown,
                     )
                     .await;
                     (large, copied)
@@ -227,6 +233,7 @@ impl Work {
             }
             tokio::select! {
                 Some(bytes) = streaming.recv() => events(Event::Streamed { bytes }),
+                _ = beats.tick() => self.keep().await?,
                 joined = running.join_next() => {
                     let Some(joined) = joined else { break };
                     let (was_large, copied) = match joined {
@@ -243,6 +250,7 @@ impl Work {
                             }
                         }
                         Err(Failure::Changed(why)) => changed = Some(why),
+                        Err(Failure::Stopped) => stopped = true,
                         Err(Failure::Storage(error)) => {
                             // What is done stays done for the next call.
                             running.shutdown().await;
@@ -254,7 +262,7 @@ impl Work {
             }
         }
         self.journal.flush(to.as_ref()).await?;
-        if shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some()) {
+        if stopped || (shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some())) {
             return Err(CopyError::Interrupted { work: self.uri() });
         }
         self.keep().await?;
@@ -298,6 +306,7 @@ async fn copy_file(
     target: &StoragePath,
     task: Task,
     streamed: &mpsc::Sender<u64>,
+    shutdown: &CancellationToken,
 ) -> Result<Staged, Failure> {
     let mut tries = 0;
     loop {
@@ -316,7 +325,7 @@ async fn copy_file(
                     modified_at: *modified_at,
                 };
                 let copied = if task.large {
-                    stream_file(from, source, to, target, *len_bytes, streamed).await
+                    stream_file(from, source, to, target, *len_bytes, streamed, shutdown).await
                 } else {
                     copy_small(from, source, to, target, *len_bytes).await
                 };
@@ -334,8 +343,11 @@ async fn copy_file(
             }
             Err(Failure::Storage(error)) if tries < TRIES && may_pass(error.kind) => {
                 tracing::debug!("{error}; trying again");
-                tokio::time::sleep(std::time::Duration::from_millis(200) * 4_u32.pow(tries - 1))
-                    .await;
+                let pause = std::time::Duration::from_millis(200) * 4_u32.pow(tries - 1);
+                tokio::select! {
+                    () = shutdown.cancelled() => return Err(Failure::Stopped),
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
             Err(failure) => return Err(failure),
         }
@@ -410,6 +422,7 @@ async fn stream_file(
     target: &StoragePath,
     len_bytes: u64,
     streamed: &mpsc::Sender<u64>,
+    shutdown: &CancellationToken,
 ) -> Result<blake3::Hash, Failure> {
     let mut content = from.open_read(source).await.map_err(read_failure)?;
     let mut writer = to
@@ -420,6 +433,7 @@ async fn stream_file(
     let mut found = 0_u64;
     while let Some(piece) = content.next().await {
         let step = match piece {
+            _ if shutdown.is_cancelled() => Err(Failure::Stopped),
             Ok(piece) => {
                 found += piece.len() as u64;
                 digest.update(&piece);

@@ -57,6 +57,26 @@ pub(super) fn work_dir(destination: &StoragePath) -> Option<StoragePath> {
     Some(parent.join(&format!(".{}.stepdown-copy", destination.name())))
 }
 
+/// The URI of that directory, for messages; of the destination itself if it can have none.
+pub(super) fn work_uri(destination: &Place) -> StorageUri {
+    let dir = work_dir(&destination.path).unwrap_or_else(|| destination.path.clone());
+    StorageUri::new(destination.storage.authority().clone(), dir)
+}
+
+/// Whether what stands at the destination was published from the work directory that still lies beside
+/// it. Nothing is changed.
+pub(super) async fn is_published_here(destination: &Place) -> Result<bool, CopyError> {
+    let Some(dir) = work_dir(&destination.path) else {
+        return Ok(false);
+    };
+    let storage = destination.storage.as_ref();
+    let purpose: Option<Purpose> = load_optional(storage, &dir.join("purpose.json")).await?;
+    let Some(purpose) = purpose else {
+        return Ok(false);
+    };
+    Ok(find_copy(destination, purpose.copy_id).await?.is_some())
+}
+
 impl Work {
     /// Takes up the work directory of the destination, or begins one.
     ///
@@ -73,7 +93,13 @@ impl Work {
         };
         // A missing parent is a mistake in the path, not something to make.
         if let Some(parent) = destination.path.parent() {
-            storage.identify_dir(&parent).await?;
+            storage.identify_dir(&parent).await.map_err(|error| {
+                if error.kind == ErrorKind::NotFound {
+                    return error
+                        .with_detail("the directory in which the copy is to lie must exist");
+                }
+                error
+            })?;
         }
         let lease_dir = dir.join("lease");
         storage.create_dir_all(&lease_dir).await?;
@@ -132,6 +158,7 @@ impl Work {
                 found
             }
             other => {
+                // A missing purpose is that of a call that was cut short here, or of `begin_anew`.
                 if let Some(other) = other {
                     tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
                 }
@@ -156,10 +183,7 @@ impl Work {
 
     /// The URI of the work directory, for messages.
     pub fn uri(&self) -> StorageUri {
-        StorageUri::new(
-            self.destination.storage.authority().clone(),
-            self.dir.clone(),
-        )
+        work_uri(&self.destination)
     }
 
     /// Id of the copy.
@@ -171,6 +195,14 @@ impl Work {
     /// cut short right after it published.
     pub(super) async fn published(&self) -> Result<Option<Manifest>, CopyError> {
         find_copy(&self.destination, self.copy_id()).await
+    }
+
+    /// Makes this the work directory of another copy: the one it was for stands at the destination.
+    pub(super) async fn begin_anew(&mut self, request: &CopyRequest) -> Result<(), CopyError> {
+        let storage = self.destination.storage.as_ref();
+        storage.delete_file(&self.dir.join("purpose.json")).await?;
+        (self.purpose, self.journal) = Self::prepare(request, &self.dir).await?;
+        Ok(())
     }
 
     /// Keeps the lease alive; to be called now and then.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::contents::{BatchLog, Contents, Identity};
 use super::finding::{Finding, Severity};
-use super::layout::{DirectoryKind, PathKind, classify};
+use super::layout::{DirectoryKind, MANIFEST_NAME, PathKind, classify};
 use super::listing::{FileKind, Listing};
 use super::log::OffsetMetadata;
 use super::needs::needs;
@@ -281,6 +281,11 @@ fn looks_live(contents: &Contents, now: Timestamp) -> bool {
     let Some(newest) = planned.max(times.first().copied()) else {
         return false;
     };
+    // A copy in which no query has run is as new as its manifest.
+    let manifest = contents.listing.find(MANIFEST_NAME);
+    if manifest.is_some_and(|manifest| newest <= manifest.modified_at) {
+        return false;
+    }
     let wait = longest
         .and_then(|gap| gap.checked_mul(3))
         .map_or(LIVE_FOR, |wait| wait.max(LIVE_FOR));

@@ -1,6 +1,7 @@
 //! Whether a checkpoint restarts: everything that is wrong with it, not only the first thing.
 
 mod content;
+mod digests;
 mod files;
 mod logs;
 
@@ -254,6 +255,10 @@ async fn check(
         .buffer_unordered(READS_AT_ONCE);
     while let Some(one) = checks.try_next().await? {
         outcome.add(one);
+    }
+    drop(checks);
+    if thoroughness == Thoroughness::Deep {
+        outcome.add(digests::check_digests(storage, dir).await?);
     }
     Ok(outcome)
 }

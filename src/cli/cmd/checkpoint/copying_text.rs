@@ -135,7 +135,7 @@ impl Report for CopyReport {
             tally(self.total),
         );
         if self.copied != self.total {
-            let _infallible = write!(text, ", of which {} were copied now", tally(self.copied));
+            let _infallible = write!(text, "; copied now: {}", tally(self.copied));
         }
         text.push('\n');
         text.push_str(&batches(self.last_planned_batch, self.last_committed_batch));

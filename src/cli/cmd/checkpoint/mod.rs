@@ -256,8 +256,8 @@ struct RetainArgs {
     #[arg(long, value_name = "N", default_value_t = 3)]
     keep_last: usize,
 
-    /// Keep those that are younger
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "7d")]
+    /// Keep those that are younger: days (14d), or a shorter time (36h)
+    #[arg(long, value_name = "DURATION", value_parser = parse_age, default_value = "7d")]
     keep_for: Duration,
 
     /// Say what would be removed, and remove nothing
@@ -273,6 +273,15 @@ fn parse_at(text: &str) -> std::result::Result<At, String> {
             .parse()
             .map(|batch| At::Batch(BatchId(batch)))
             .map_err(|_| "neither committed nor planned nor the number of a batch".to_owned()),
+    }
+}
+
+/// A duration, or a number of days.
+fn parse_age(text: &str) -> std::result::Result<Duration, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+    match days.and_then(|days: u64| days.checked_mul(24 * 60 * 60)) {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => duration(text),
     }
 }
 

@@ -9,6 +9,7 @@ use super::copying::{Course, copyist, request, show_plan};
 use super::text::tally;
 use super::{SyncArgs, place};
 use crate::app::App;
+use crate::checkpoint::CheckpointError;
 use crate::checkpoint::copy::{CopyError, CopyReport, Event, Place, SyncedCopy};
 use crate::checkpoint::plan::Tally;
 use crate::checkpoint::progress::{Progress as Batches, load_progress};
@@ -16,11 +17,15 @@ use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
 use crate::cli::output::{Look, Report, printable};
+use crate::control::{DocumentError, LeaseError};
 use crate::model::BatchId;
 use crate::storage::StorageUri;
 
 /// Pause between two passes with `--until-stopped` alone.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often the work directory is kept while nothing is copied.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// The result of `sync` that has not finished.
 #[derive(Debug, Serialize)]
@@ -83,6 +88,35 @@ pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> R
     Ok(Exit::Ok.into())
 }
 
+/// What one round came to.
+enum Round {
+    Pass(Tally),
+    Published(Box<CopyReport>),
+    /// It was the last one that was asked for.
+    Ended,
+}
+
+/// Whether a later pass may go better.
+fn may_pass(error: &CopyError) -> bool {
+    match error {
+        CopyError::Storage(error)
+        | CopyError::Checkpoint(CheckpointError::Storage(error))
+        | CopyError::Document(DocumentError::Storage(error))
+        | CopyError::Lease(LeaseError::Storage(error)) => error.kind.is_unreachable(),
+        CopyError::Unstable { .. } => true,
+        CopyError::Checkpoint(_)
+        | CopyError::Document(_)
+        | CopyError::Lease(_)
+        | CopyError::Refused { .. }
+        | CopyError::Damaged { .. }
+        | CopyError::Exists { .. }
+        | CopyError::Nested { .. }
+        | CopyError::InProgress { .. }
+        | CopyError::NotSound { .. }
+        | CopyError::Interrupted { .. } => false,
+    }
+}
+
 struct Passes<'a> {
     args: &'a SyncArgs,
     source: Place,
@@ -101,36 +135,77 @@ impl Passes<'_> {
             let report = self.copy.finish(&events, shutdown).await?;
             return Ok(Ended::Published(Box::new(report)));
         }
+        let interval = self.args.interval.unwrap_or(INTERVAL);
         loop {
-            // Looked at before the pass, so that what the last batch wrote is in it.
-            let stopped = match self.args.until_stopped {
-                Some(quiet_for) => {
-                    let now =
-                        load_progress(self.source.storage.as_ref(), &self.source.path).await?;
-                    self.quiet.is_over(&now, quiet_for)
+            let failed = match self.round(&mut summary, repeats).await {
+                Ok(Round::Ended) => return Ok(Ended::UpToDate(summary)),
+                Ok(Round::Published(report)) => return Ok(Ended::Published(report)),
+                Ok(Round::Pass(copied)) => {
+                    course.progress.pause(copied.files, copied.bytes, interval);
+                    None
                 }
-                None => false,
+                // The next round may find the storage back.
+                Err(error) if repeats && may_pass(&error) => {
+                    tracing::warn!("this pass failed, the next one is in {interval:?}: {error}");
+                    Some(error)
+                }
+                Err(error) => return Err(error),
             };
-            if stopped && self.args.finish {
-                let report = self.copy.finish(&events, shutdown).await?;
-                return Ok(Ended::Published(Box::new(report)));
-            }
-            let copied = self.copy.pass(&events, shutdown).await?;
-            summary.passes += 1;
-            summary.copied.files += copied.files;
-            summary.copied.bytes += copied.bytes;
-            if stopped || !repeats {
-                return Ok(Ended::UpToDate(summary));
-            }
-            let interval = self.args.interval.unwrap_or(INTERVAL);
-            self.course
-                .progress
-                .pause(copied.files, copied.bytes, interval);
-            tokio::select! {
-                () = shutdown.cancelled() => return self.interrupted(summary),
-                () = tokio::time::sleep(interval) => {}
+            if !self.pause(interval).await? {
+                return match failed {
+                    Some(error) => Err(error),
+                    None => self.interrupted(summary),
+                };
             }
         }
+    }
+
+    /// Looks whether the query has stopped, and makes one pass.
+    async fn round(
+        &mut self,
+        summary: &mut Synced,
+        repeats: bool,
+    ) -> std::result::Result<Round, CopyError> {
+        let course = self.course;
+        let events = |event: Event| course.progress.tell(&event);
+        let shutdown = course.interrupt.token();
+        // Looked at before the pass, so that what the last batch wrote is in it.
+        let stopped = match self.args.until_stopped {
+            Some(quiet_for) => {
+                let now = load_progress(self.source.storage.as_ref(), &self.source.path).await?;
+                self.quiet.is_over(&now, quiet_for)
+            }
+            None => false,
+        };
+        if stopped && self.args.finish {
+            let report = self.copy.finish(&events, shutdown).await?;
+            return Ok(Round::Published(Box::new(report)));
+        }
+        let copied = self.copy.pass(&events, shutdown).await?;
+        summary.passes += 1;
+        summary.copied.files += copied.files;
+        summary.copied.bytes += copied.bytes;
+        if stopped || !repeats {
+            return Ok(Round::Ended);
+        }
+        Ok(Round::Pass(copied))
+    }
+
+    /// Waits for the next pass; false if a signal came.
+    async fn pause(&mut self, interval: Duration) -> std::result::Result<bool, CopyError> {
+        let until = Instant::now() + interval;
+        while Instant::now() < until {
+            tokio::select! {
+                () = self.course.interrupt.token().cancelled() => return Ok(false),
+                () = tokio::time::sleep_until(until.min(Instant::now() + BEAT)) => {}
+            }
+            match self.copy.keep().await {
+                Err(error) if !may_pass(&error) => return Err(error),
+                // Whether the directory is still this process's is looked at before it is published.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(true)
     }
 
     /// Ctrl-C is the way to end plain repeated passes; it cuts short whatever else was asked for.
