@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::checkpoint::copy::{Existing, Place};
 use crate::config::{self, AttemptFrom, Config, Job, JobSlot, Loaded, SignalStop, Stop};
 use crate::control::ControlDir;
 use crate::daemon::Daemon;
+use crate::daemon::copying::{CopyOrders, Destination};
 use crate::daemon::hooks::{HookPrograms, Hooks};
 use crate::daemon::poller::PollPolicy;
 use crate::daemon::slot::SlotSpec;
@@ -202,6 +204,7 @@ impl App {
             drain_interval: watch.drain_interval,
             attempt_interval: watch.attempt_interval,
             checkpoints,
+            copy_orders: self.copy_orders(job, of)?,
             hooks: Hooks {
                 job: job.name.clone(),
                 slot,
@@ -212,6 +215,37 @@ impl App {
                 },
             },
         })
+    }
+}
+
+impl App {
+    fn copy_orders(
+        &self,
+        job: &Job,
+        of: &JobSlot,
+    ) -> Result<Option<Arc<CopyOrders>>, StorageError> {
+        if job.on_stopped == config::OnStopped::Nothing {
+            return Ok(None);
+        }
+        let mut destinations = Vec::with_capacity(of.copy_to.len());
+        for uri in &of.copy_to {
+            let place = Place {
+                storage: self.storage(&uri.authority)?,
+                path: uri.path.clone(),
+            };
+            destinations.push(Destination {
+                place,
+                placeholder: config::STOP_ID,
+            });
+        }
+        Ok(Some(Arc::new(CopyOrders {
+            destinations,
+            existing: match job.copy_existing {
+                config::CopyExisting::Refuse => Existing::Refuse,
+                config::CopyExisting::Replace => Existing::MoveAside,
+            },
+            deadline: job.copy_deadline,
+        })))
     }
 }
 

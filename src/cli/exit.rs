@@ -111,7 +111,7 @@ impl Exit {
             Exit::Failed => "Something went wrong that has no code of its own.",
             Exit::Usage => "The command line or the configuration is wrong. Nothing was changed.",
             Exit::Findings => {
-                "The command worked and found something: `stop` or `wait`, that the stop was not clean; `doctor`, that stepdown cannot work here; `config check --strict`, warnings."
+                "The command worked and found something: `stop` or `wait`, that the stop was not clean or a checkpoint was not copied; `doctor`, that stepdown cannot work here; `config check --strict`, warnings."
             }
             Exit::LeaseHeld => {
                 "Another process holds the lease of the job, and waiting was not asked for."

@@ -7,7 +7,8 @@ use toml::de::DeValue;
 
 use super::duration;
 use super::schema::{
-    Argv, EndsWith, Escalate, Level, LogFormat, Restart, SignalTarget, StopSignal, Trigger,
+    Argv, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart, SignalTarget,
+    StopSignal, Trigger,
 };
 use super::section::nearest;
 use crate::storage::StorageUri;
@@ -274,6 +275,8 @@ macro_rules! word_keys {
 
 word_keys!(
     Trigger,
+    OnStopped,
+    CopyExisting,
     Escalate,
     Restart,
     LogFormat,

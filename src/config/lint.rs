@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::duration;
 use super::load::{Environment, Loaded};
-use super::schema::{Argv, AttemptFrom, Config, Escalate, Hooks, Job, JobSlot, Stop};
+use super::schema::{Argv, AttemptFrom, Config, CopyExisting, Escalate, Hooks, Job, JobSlot, Stop};
 use crate::storage::{Authority, StorageUri};
 
 /// One thing that is unlikely to be meant.
@@ -183,6 +183,23 @@ fn deadlines(config: &Config, job: &Job, warnings: &mut Warnings) {
             key("checkpoints"),
             "is empty: no stop of this job can be proved clean",
             "name the checkpoint directories of its queries, unless it is a DStreams job",
+        );
+    }
+    let of_any_slot = |place: &&StorageUri| {
+        let mut slots = slots(config);
+        slots.any(|(_, _, slot)| slot.checkpoints.contains(place))
+    };
+    if job.copy_existing == CopyExisting::Replace
+        && let Some(place) = job
+            .slots
+            .values()
+            .flat_map(|slot| &slot.copy_to)
+            .find(of_any_slot)
+    {
+        warnings.add(
+            key("copy-existing"),
+            format!("\"replace\" moves {place} aside, a checkpoint that a job may be writing to"),
+            "take \"refuse\", or {stop-id} in the name of the copy",
         );
     }
     for (slot, found) in &job.slots {

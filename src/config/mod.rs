@@ -21,7 +21,8 @@ mod section;
 pub use load::{Environment, Loaded, Lookup, load, load_values};
 pub use problem::{ConfigError, Place, Problem};
 pub use schema::{
-    Argv, AttemptFrom, CommandStop, Config, EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level,
-    Log, LogFormat, Restart, Run, SignalStop, SignalTarget, Stop, StopSignal, Trigger, Watch,
+    Argv, AttemptFrom, CommandStop, Config, CopyExisting, EndsWith, Escalate, Hadoop, Hooks, Job,
+    JobSlot, Level, Log, LogFormat, OnStopped, Restart, Run, STOP_ID, SignalStop, SignalTarget,
+    Stop, StopSignal, Trigger, Watch,
 };
 pub use section::{Origin, Setting};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::key::{Key, Refusal, read_word};
 use super::load::Environment;
 use super::schema::{
-    AttemptFrom, CommandStop, Config, Escalate, Hadoop, Hooks, Job, JobSlot, Log, Run, SignalStop,
-    Stop, Watch,
+    AttemptFrom, CommandStop, Config, CopyExisting, Escalate, Hadoop, Hooks, Job, JobSlot, Log,
+    OnStopped, Run, SignalStop, Stop, Watch,
 };
 use super::section::{Origin, Section};
 use crate::model::{JobName, Slot};
@@ -238,6 +238,10 @@ fn job(
     let escalate = section.value("escalate", Escalate::Never);
     let kill_deadline = section.checked("kill-deadline", Job::KILL_DEADLINE, positive);
     let checkpoints: Vec<StorageUri> = section.value("checkpoints", Vec::new());
+    let on_stopped = section.value("on-stopped", OnStopped::Nothing);
+    let copy_to: Vec<StorageUri> = section.value("copy-to", Vec::new());
+    let copy_existing = section.value("copy-existing", CopyExisting::Refuse);
+    let copy_deadline = section.checked("copy-deadline", Job::COPY_DEADLINE, positive);
     let hooks = hooks(section.section("hooks"), Some(general));
     let has_stop = section.has("stop");
     let stop_section = section.section("stop");
@@ -259,12 +263,17 @@ fn job(
                 let shared = Shared {
                     checkpoints: &checkpoints,
                     checkpoints_key: section.key("checkpoints"),
+                    copy_to: &copy_to,
+                    copy_to_key: section.key("copy-to"),
                     stop: common.as_ref(),
                     stop_key: (!has_stop).then(|| section.key("stop")),
                     escalate,
                 };
                 let marker = control.map(|control| marker_in(control, name, slot));
                 if let Some(found) = job_slot(slot_section, marker, &shared) {
+                    if let Err(refusal) = check_copies(on_stopped, &found) {
+                        section.problem("copy-to", refusal);
+                    }
                     slots.insert(slot, found);
                 }
             }
@@ -278,6 +287,9 @@ fn job(
         drain_deadline,
         escalate,
         kill_deadline,
+        on_stopped,
+        copy_existing,
+        copy_deadline,
         hooks,
         slots,
     })
@@ -292,6 +304,8 @@ fn marker_in(control: &StorageUri, job: &JobName, slot: Slot) -> StorageUri {
 struct Shared<'s> {
     checkpoints: &'s Vec<StorageUri>,
     checkpoints_key: String,
+    copy_to: &'s Vec<StorageUri>,
+    copy_to_key: String,
     stop: Option<&'s Stop>,
     /// The job's `stop` key, where the file does not have it.
     stop_key: Option<String>,
@@ -307,15 +321,20 @@ fn job_slot(
         key: "control".into(),
     };
     let marker = section.value_or("marker", default_marker, from_control);
-    let from_job = if shared.checkpoints.is_empty() {
-        Origin::Default
-    } else {
-        Origin::Key {
-            key: shared.checkpoints_key.clone(),
+    let from_job = |uris: &[StorageUri], key: &String| {
+        if uris.is_empty() {
+            Origin::Default
+        } else {
+            Origin::Key { key: key.clone() }
         }
     };
+    let origin = from_job(shared.checkpoints, &shared.checkpoints_key);
     let checkpoints = section
-        .value_or("checkpoints", Some(shared.checkpoints.clone()), from_job)
+        .value_or("checkpoints", Some(shared.checkpoints.clone()), origin)
+        .unwrap_or_default();
+    let origin = from_job(shared.copy_to, &shared.copy_to_key);
+    let copy_to = section
+        .value_or("copy-to", Some(shared.copy_to.clone()), origin)
         .unwrap_or_default();
     let own_is_missing = !section.has("stop");
     let own = section.section("stop");
@@ -331,8 +350,44 @@ fn job_slot(
     Some(JobSlot {
         marker: marker?,
         checkpoints,
+        copy_to,
         stop: stop?,
     })
+}
+
+/// Whether each checkpoint has a place for its copy, apart from all checkpoints of the slot.
+fn check_copies(on_stopped: OnStopped, slot: &JobSlot) -> Result<(), Refusal> {
+    let (checkpoints, copy_to) = (&slot.checkpoints, &slot.copy_to);
+    if on_stopped == OnStopped::Nothing {
+        return Ok(());
+    }
+    if checkpoints.is_empty() {
+        let refusal = Refusal::new("on-stopped = \"copy\" has nothing to copy");
+        return Err(refusal.with_help("name the checkpoint directories in `checkpoints`"));
+    }
+    if copy_to.len() != checkpoints.len() {
+        let (places, sources) = (copy_to.len(), checkpoints.len());
+        let message = format!("names {places} place(s) for the copies of {sources} checkpoint(s)");
+        return Err(Refusal::new(message).with_help("name one for each, in the same order"));
+    }
+    for (at, place) in copy_to.iter().enumerate() {
+        let within = |other: &StorageUri| {
+            other.authority == place.authority
+                && (other.path == place.path
+                    || other.path.is_below(&place.path)
+                    || place.path.is_below(&other.path))
+        };
+        let earlier = copy_to.iter().take(at);
+        if let Some(other) = checkpoints
+            .iter()
+            .chain(earlier)
+            .find(|other| within(other))
+        {
+            let refusal = Refusal::new(format!("{place} and {other} lie within each other"));
+            return Err(refusal.with_help("take a directory of its own for each copy"));
+        }
+    }
+    Ok(())
 }
 
 /// A backend's settings; `None` if something was wrong, which is noted.

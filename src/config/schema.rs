@@ -292,6 +292,26 @@ words! {
     }
 }
 
+words! {
+    /// What is done with the checkpoints after a stop.
+    OnStopped {
+        /// Nothing.
+        Nothing = "nothing",
+        /// They are copied for the new job before the stop is confirmed.
+        Copy = "copy",
+    }
+}
+
+words! {
+    /// What becomes of a directory that stands where a copy is to be.
+    CopyExisting {
+        /// There is no copy; the receipt says so.
+        Refuse = "refuse",
+        /// It is moved aside, to a name that the receipt tells.
+        Replace = "replace",
+    }
+}
+
 /// `[jobs.<job>]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
@@ -305,6 +325,12 @@ pub struct Job {
     pub escalate: Escalate,
     /// How long a killed attempt may take to be gone.
     pub kill_deadline: Duration,
+    /// What is done with its checkpoints after a stop.
+    pub on_stopped: OnStopped,
+    /// What becomes of a directory that stands where a copy is to be.
+    pub copy_existing: CopyExisting,
+    /// How long the copies may keep the receipt waiting.
+    pub copy_deadline: Duration,
     /// Its hooks: its own, those of `[hooks]` for what it does not name.
     pub hooks: Hooks,
     /// Its slots; at least one.
@@ -316,6 +342,8 @@ impl Job {
     pub const DRAIN_DEADLINE: Duration = Duration::from_mins(30);
     /// How long a killed attempt may take to be gone unless the file says otherwise.
     pub const KILL_DEADLINE: Duration = Duration::from_mins(1);
+    /// How long the copies may take unless the file says otherwise.
+    pub const COPY_DEADLINE: Duration = Duration::from_mins(30);
 
     /// A job that no file names, with one slot and the defaults for all else.
     pub fn unconfigured(name: JobName, slot: Slot, of: JobSlot, hooks: Hooks) -> Job {
@@ -325,11 +353,17 @@ impl Job {
             drain_deadline: Self::DRAIN_DEADLINE,
             escalate: Escalate::Never,
             kill_deadline: Self::KILL_DEADLINE,
+            on_stopped: OnStopped::Nothing,
+            copy_existing: CopyExisting::Refuse,
+            copy_deadline: Self::COPY_DEADLINE,
             hooks,
             slots: BTreeMap::from([(slot, of)]),
         }
     }
 }
+
+/// What stands for the stop's id in `copy-to`, so that each stop has a copy of its own.
+pub const STOP_ID: &str = "{stop-id}";
 
 /// What differs between the two slots of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -338,6 +372,8 @@ pub struct JobSlot {
     pub marker: StorageUri,
     /// The checkpoint directories of its queries; empty where there is none to prove a stop from.
     pub checkpoints: Vec<StorageUri>,
+    /// Where their copies go, in the same order; [`STOP_ID`] in a name stands for the stop's id.
+    pub copy_to: Vec<StorageUri>,
     /// How its attempt is found and stopped.
     pub stop: Stop,
 }

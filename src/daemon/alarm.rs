@@ -17,6 +17,8 @@ pub enum AlarmKind {
     RequestFailed,
     /// Steps of a stop cannot be saved or read.
     RecordFailed,
+    /// A checkpoint could not be copied for the new job.
+    CopyFailed,
     /// It cannot be told which attempt runs, or whether it does.
     AttemptUnknown,
     /// After the stop another attempt runs that nobody asked for.
@@ -32,6 +34,7 @@ impl AlarmKind {
             AlarmKind::Overdue => "overdue",
             AlarmKind::RequestFailed => "request-failed",
             AlarmKind::RecordFailed => "record-failed",
+            AlarmKind::CopyFailed => "copy-failed",
             AlarmKind::AttemptUnknown => "attempt-unknown",
             AlarmKind::Restarted => "restarted",
         }

@@ -111,7 +111,8 @@ impl Hooks {
                     .env("STEPDOWN_STOP_ID", receipt.stop_id.as_str())
                     .env("STEPDOWN_ATTEMPT", receipt.attempt.to_string())
                     .env("STEPDOWN_RECEIPT", uri.to_string())
-                    .env("STEPDOWN_PROOF", receipt.proof.verdict.as_str());
+                    .env("STEPDOWN_PROOF", receipt.proof.verdict.as_str())
+                    .env("STEPDOWN_COPIES", copies(receipt));
             }
             HookEvent::Alarm { kind, text } => {
                 command
@@ -144,6 +145,13 @@ impl Hooks {
         };
         tokio::spawn(finish(name, command, self.programs.timeout));
     }
+}
+
+/// The URIs of the copies that were made, a line each.
+fn copies(receipt: &Receipt) -> String {
+    let made = receipt.copies.iter().filter(|copy| copy.end.is_copied());
+    let uris: Vec<String> = made.map(|copy| copy.destination.to_string()).collect();
+    uris.join("\n")
 }
 
 async fn finish(name: &'static str, mut command: Command, timeout: Duration) {

@@ -7,6 +7,7 @@
 pub mod alarm;
 pub mod ask;
 mod child_backend;
+pub mod copying;
 pub mod crash_point;
 mod flag;
 pub mod hooks;

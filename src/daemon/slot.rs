@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::Daemon;
 use super::alarm::{AlarmKind, Alarms};
+use super::copying::CopyOrders;
 use super::flag::Flag;
 use super::hooks::Hooks;
 use super::poller::Sightings;
@@ -65,6 +66,8 @@ pub struct SlotSpec {
     pub attempt_interval: Duration,
     /// The job's checkpoints.
     pub checkpoints: Vec<(Arc<dyn Storage>, StorageUri)>,
+    /// What is done with them after a stop: copies for the new job.
+    pub copy_orders: Option<Arc<CopyOrders>>,
     /// The job's hooks.
     pub hooks: Hooks,
 }
@@ -690,6 +693,7 @@ mod tests {
             drain_interval: Duration::from_millis(500),
             attempt_interval: Duration::from_secs(5),
             checkpoints: Vec::new(),
+            copy_orders: None,
             hooks: Hooks::none(job.clone(), Slot::Blue),
             job,
         }

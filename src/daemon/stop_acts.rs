@@ -275,6 +275,9 @@ impl SlotEngine {
         }
         let proof = prove(&self.spec.checkpoints).await;
         crash_point("proved");
+        if outcome == Outcome::Stopped {
+            Box::pin(self.copy_checkpoints(&stop_id, drive)).await?;
+        }
         let (exit, restarted_as) = match &drive.observation {
             Observation::Stopped { exit } => (*exit, None),
             Observation::Restarted { attempt } => (None, Some(attempt.clone())),
@@ -306,6 +309,7 @@ impl SlotEngine {
             },
             exit,
             proof,
+            copies: std::mem::take(&mut drive.copies),
             start_requested,
             latched_at: drive.record.latched_at,
             ended_at,

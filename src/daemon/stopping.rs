@@ -9,6 +9,7 @@ use super::Daemon;
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
 use super::slot::SlotEngine;
+use crate::checkpoint::copy::CopyError;
 use crate::control::{
     Acquired, DocumentError, Lease, LeaseError, LeasePolicy, LeaseWatch, Prepared, inspect_lease,
 };
@@ -16,7 +17,7 @@ use crate::marker::poll::{GuardRecord, error_chain};
 use crate::model::{AttemptId, Generation};
 use crate::process::{EndsWith, ProcessState, observe};
 use crate::stop::decide::{Act, AttemptState, Look, Next, Situation, decide};
-use crate::stop::receipt::Receipt;
+use crate::stop::receipt::{CheckpointCopy, Receipt};
 use crate::stop::record::{Asking, Intent, Reason, StopRecord};
 use crate::stop::{BackendError, Freshness, Observation};
 use crate::storage::{StorageError, StoragePath};
@@ -56,12 +57,17 @@ pub(super) enum StepError {
     Lease(#[from] LeaseError),
     #[error(transparent)]
     Backend(#[from] BackendError),
+    #[error("the checkpoint cannot be copied yet")]
+    Copy(#[source] Box<CopyError>),
+    #[error("the copy broke off")]
+    Unfollowed(#[source] tokio::task::JoinError),
 }
 
 impl StepError {
     fn alarm(&self) -> AlarmKind {
         match self {
             StepError::Backend(_) => AlarmKind::RequestFailed,
+            StepError::Copy(_) | StepError::Unfollowed(_) => AlarmKind::CopyFailed,
             StepError::Storage(_) | StepError::Document(_) | StepError::Lease(_) => {
                 AlarmKind::RecordFailed
             }
@@ -98,6 +104,10 @@ pub(super) struct Drive {
     pub(super) signalled: bool,
     /// When the attempt was seen to be over, and how long it had drained then.
     pub(super) ended: Option<(Timestamp, Duration)>,
+    /// Since when the checkpoints are being copied.
+    pub(super) copying_since: Option<Instant>,
+    /// The copies that are made or will not be, in the order of the checkpoints.
+    pub(super) copies: Vec<CheckpointCopy>,
 }
 
 /// State of the request in this process.
@@ -571,6 +581,8 @@ impl Drive {
             waited: false,
             signalled: false,
             ended: None,
+            copying_since: None,
+            copies: Vec::new(),
         };
         drive.inherit();
         drive

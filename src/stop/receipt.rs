@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Exit;
 use super::decide::Outcome;
 use super::proof::Proof;
 use super::record::Reason;
 use crate::control::{ControlDir, Document, DocumentError, Saved, load_optional, save_new};
-use crate::model::{AttemptId, Generation, JobName, Slot, StopId};
+use crate::model::{AttemptId, BatchId, Generation, JobName, Slot, StopId};
 use crate::storage::{Depth, ErrorKind, StorageUri};
 
 /// In what way an attempt came to its end.
@@ -23,6 +24,53 @@ pub enum How {
     Killed,
     /// It ended without having been asked.
     ByItself,
+}
+
+/// A copy of a checkpoint for the new job, made before the stop was confirmed; or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointCopy {
+    /// The checkpoint.
+    pub source: StorageUri,
+    /// Where the copy is, or was to be.
+    pub destination: StorageUri,
+    /// How it ended.
+    #[serde(flatten)]
+    pub end: CopyEnd,
+}
+
+/// How a copy ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum CopyEnd {
+    /// It is complete and checked.
+    Copied {
+        /// Its id, as in its manifest.
+        copy_id: Uuid,
+        /// Its query id, where it has one.
+        query_id: Option<String>,
+        /// The last planned batch in it.
+        last_planned_batch: Option<BatchId>,
+        /// The last committed batch in it.
+        last_committed_batch: Option<BatchId>,
+        /// Number of its files.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Where the directory that stood at the destination is now.
+        moved_aside: Option<StorageUri>,
+    },
+    /// There is none.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+impl CopyEnd {
+    /// Whether there is a copy.
+    pub fn is_copied(&self) -> bool {
+        matches!(self, CopyEnd::Copied { .. })
+    }
 }
 
 /// What is known of a stop when it is over. Written once.
@@ -50,6 +98,9 @@ pub struct Receipt {
     pub exit: Option<Exit>,
     /// What the checkpoints say.
     pub proof: Proof,
+    /// The copies of its checkpoints, where `on-stopped = "copy"`; empty else.
+    #[serde(default)]
+    pub copies: Vec<CheckpointCopy>,
     /// Whether the marker was touched again while the stop went on: a request to start again.
     pub start_requested: bool,
     /// When the stop became irrevocable, by the storage's clock.

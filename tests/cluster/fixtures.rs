@@ -199,14 +199,14 @@ fn a_kerberos_cluster_takes_tickets_and_tokens_and_nothing_else() -> Result<()> 
     println!("the secure cluster was ready after {:?}", start.elapsed());
     let dir = secure.hdfs().fresh_dir("secure")?;
     secure.hdfs().dfs(&["-chmod", "777", &dir])?;
-    let alice = secure.kdc().add_principal("alice")?;
+    let frida = secure.kdc().add_principal("frida")?;
     let hour = Duration::from_hours(1);
-    let ticket = secure.kdc().kinit(&alice, hour)?;
+    let ticket = secure.kdc().kinit(&frida, hour)?;
 
     let file = format!("{dir}/a");
     let tools = secure.client_with(Some(&ticket));
     tools.dfs(&["-touchz", &file])?;
-    assert!(tools.dfs(&["-ls", &dir])?.contains("alice"));
+    assert!(tools.dfs(&["-ls", &dir])?.contains("frida"));
 
     let refused = secure.client_with(None).try_dfs(&["-ls", &dir])?;
     assert!(!refused.is_ok());
@@ -220,18 +220,18 @@ fn a_kerberos_cluster_takes_tickets_and_tokens_and_nothing_else() -> Result<()> 
     let refused = native(None)?;
     assert!(!refused.is_ok(), "{refused:?}");
 
-    let expired = secure.kdc().expired_ticket(&alice)?;
+    let expired = secure.kdc().expired_ticket(&frida)?;
     let refused = secure.client_with(Some(&expired)).try_dfs(&["-ls", &dir])?;
     assert!(!refused.is_ok(), "{refused:?}");
     let refused = native(Some(&expired))?;
     assert!(!refused.is_ok(), "{refused:?}");
-    secure.kdc().renew(&expired, &alice, hour)?;
+    secure.kdc().renew(&expired, &frida, hour)?;
     secure.client_with(Some(&expired)).dfs(&["-ls", &dir])?;
 
     let token = secure.fetch_delegation_token(&ticket)?;
     let with_token = vec![("HADOOP_TOKEN_FILE_LOCATION".into(), token.into())];
     let tools = secure.client_with(None).with_env(with_token);
-    assert!(tools.dfs(&["-ls", &dir])?.contains("alice"));
+    assert!(tools.dfs(&["-ls", &dir])?.contains("frida"));
     Ok(())
 }
 

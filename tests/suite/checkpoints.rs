@@ -8,5 +8,5 @@ mod hot;
 mod plans;
 mod random;
 mod reports;
-mod samples;
+pub(crate) mod samples;
 mod verify;

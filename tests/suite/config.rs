@@ -264,6 +264,26 @@ fn a_job_without_control_directory_or_backend_is_refused() {
 }
 
 #[test]
+fn copies_need_a_place_of_their_own_for_each_checkpoint() {
+    let told: Vec<String> = [
+        "",
+        "checkpoints = [\"/ck/a\"]",
+        "checkpoints = [\"/ck/a\", \"/ck/b\"]\ncopy-to = [\"/next/a\"]",
+        "checkpoints = [\"/ck/a\"]\ncopy-to = [\"/ck/a/copy\"]",
+        "checkpoints = [\"/ck/a\", \"/ck/b\"]\ncopy-to = [\"/next/a\", \"/next/a\"]",
+        "checkpoints = [\"/ck/a\"]\ncopy-to = [\"/next/a\"]\ncopy-existing = \"overwrite\"",
+    ]
+    .iter()
+    .map(|keys| {
+        let job =
+            "control = \"/c\"\n[jobs.clicks]\nstop.backend = \"driver\"\non-stopped = \"copy\"";
+        read(&format!("{job}\n{keys}\n")).unwrap_err().to_string()
+    })
+    .collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
 fn a_bad_variable_is_named() {
     insta::assert_snapshot!(read_with("", &[("STEPDOWN_CONTROL", "there")]).unwrap_err());
 }

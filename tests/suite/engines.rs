@@ -439,6 +439,7 @@ impl Stage {
             drain_interval: Duration::from_millis(500),
             attempt_interval: Duration::from_secs(5),
             checkpoints: Vec::new(),
+            copy_orders: None,
             hooks: Hooks::none(job.clone(), Slot::Blue),
             job,
         }

@@ -10,6 +10,8 @@ mod cli;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod copy_on_stop;
+#[cfg(test)]
 #[cfg(feature = "crash-points")]
 mod crashes;
 #[cfg(test)]

@@ -120,6 +120,9 @@ pub struct CopyRequest {
     pub scope: Scope,
     /// A new identity for the copy.
     pub new_query_id: Option<QueryId>,
+    /// The id in the manifest, where the caller has one: a second call with the same one finds what the
+    /// first has published. Without it each copy gets an id of its own.
+    pub copy_id: Option<Uuid>,
     /// A directory at the destination.
     pub existing: Existing,
     /// A damaged source.
@@ -190,6 +193,32 @@ pub struct CopyReport {
     pub moved_aside: Option<StorageUri>,
     /// What was found and does no harm, or was overruled.
     pub remarks: Vec<Finding>,
+}
+
+impl CopyReport {
+    /// What `manifest` says of the copy that was asked for.
+    fn of(
+        request: &CopyRequest,
+        manifest: &Manifest,
+        copied: Tally,
+        moved_aside: Option<StorageUri>,
+    ) -> Self {
+        Self {
+            source: request.source.uri(),
+            destination: request.destination.uri(),
+            copy_id: manifest.copy_id,
+            query_id: manifest.query_id.clone(),
+            last_planned_batch: manifest.last_planned_batch,
+            last_committed_batch: manifest.last_committed_batch,
+            total: Tally {
+                files: manifest.files.len() as u64,
+                bytes: manifest.total_bytes(),
+            },
+            copied,
+            moved_aside,
+            remarks: Vec::new(),
+        }
+    }
 }
 
 /// Why there is no copy. The source is as it was, the destination too.
@@ -351,16 +380,40 @@ pub async fn copy(
     events: Events<'_>,
     shutdown: &tokio_util::sync::CancellationToken,
 ) -> Result<CopyReport, CopyError> {
+    if let Some(report) = published_before(request).await? {
+        return Ok(report);
+    }
     check_places(request).await?;
     let (contents, plan) = plan_now(request).await?;
     refuse_damage(request, &plan)?;
     let mut work = Work::open(request, copyist).await?;
     let done = match work.published().await? {
-        Some(manifest) => Ok(work.report(&manifest, Tally::default(), None)),
+        Some(manifest) => Ok(CopyReport::of(request, &manifest, Tally::default(), None)),
         None => copy_into(&mut work, request, (contents, plan), events, shutdown).await,
     };
     work.close(done.is_ok()).await;
     done
+}
+
+/// What a call with the same id came to, if it published.
+async fn published_before(request: &CopyRequest) -> Result<Option<CopyReport>, CopyError> {
+    let Some(copy_id) = request.copy_id else {
+        return Ok(None);
+    };
+    let found = find_copy(&request.destination, copy_id).await?;
+    Ok(found.map(|manifest| CopyReport::of(request, &manifest, Tally::default(), None)))
+}
+
+/// The manifest of what stands at `place`, if it is the copy with that id.
+async fn find_copy(place: &Place, copy_id: Uuid) -> Result<Option<Manifest>, CopyError> {
+    if !place.exists().await? {
+        return Ok(None);
+    }
+    match Manifest::load(place.storage.as_ref(), &place.path).await {
+        Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == copy_id)),
+        Err(CheckpointError::Manifest { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn copy_into(
@@ -471,7 +524,8 @@ impl SyncedCopy {
         shutdown: &tokio_util::sync::CancellationToken,
     ) -> Result<CopyReport, CopyError> {
         if let Some(manifest) = self.work.published().await? {
-            return Ok(self.work.report(&manifest, Tally::default(), None));
+            let nothing = Tally::default();
+            return Ok(CopyReport::of(&self.request, &manifest, nothing, None));
         }
         let request = self.request.clone();
         let (planned, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;

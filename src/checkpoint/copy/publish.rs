@@ -61,7 +61,7 @@ impl Work {
         self.lease.check(storage.as_ref()).await?;
         self.rename_tree(&manifest).await?;
         events(Event::Published);
-        let mut report = self.report(&manifest, copied, moved_aside);
+        let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
         report.remarks.extend(planned.plan.problems.iter().cloned());
         report.remarks.extend(planned.plan.remarks.iter().cloned());
         Ok(report)

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::journal::Journal;
-use super::{CopyError, CopyReport, CopyRequest, Copyist, Place, lineage};
+use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::plan::{Scope, Tally};
+use crate::checkpoint::plan::Scope;
 use crate::control::{Acquired, Document, Lease, LeaseWatch, load_optional, save_replacing};
 use crate::storage::{ErrorKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
 
@@ -43,7 +43,6 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Work {
     pub(super) destination: Place,
-    pub(super) source: StorageUri,
     pub(super) dir: StoragePath,
     pub(super) journal: Journal,
     pub(super) purpose: Purpose,
@@ -98,7 +97,6 @@ impl Work {
         match Self::prepare(request, &dir).await {
             Ok((purpose, journal)) => Ok(Self {
                 destination,
-                source: request.source.uri(),
                 dir,
                 journal,
                 purpose,
@@ -116,7 +114,7 @@ impl Work {
     ) -> Result<(Purpose, Journal), CopyError> {
         let storage = request.destination.storage.as_ref();
         let fresh = Purpose {
-            copy_id: Uuid::new_v4(),
+            copy_id: request.copy_id.unwrap_or_else(Uuid::new_v4),
             source: request.source.uri(),
             destination: request.destination.uri(),
             scope: request.scope,
@@ -126,7 +124,10 @@ impl Work {
         let path = dir.join("purpose.json");
         let found: Option<Purpose> = load_optional(storage, &path).await?;
         let purpose = match found {
-            Some(found) if found.is_same(&fresh) => {
+            Some(found)
+                if found.is_same(&fresh)
+                    && request.copy_id.is_none_or(|id| id == found.copy_id) =>
+            {
                 tracing::info!(copy_id = %found.copy_id, "going on with an earlier copy");
                 found
             }
@@ -169,39 +170,7 @@ impl Work {
     /// The manifest at the destination, if what stands there is this very copy: an earlier call was
     /// cut short right after it published.
     pub(super) async fn published(&self) -> Result<Option<Manifest>, CopyError> {
-        let storage = self.destination.storage.as_ref();
-        if !self.destination.exists().await? {
-            return Ok(None);
-        }
-        match Manifest::load(storage, &self.destination.path).await {
-            Ok(manifest) => Ok(manifest.filter(|found| found.copy_id == self.copy_id())),
-            Err(crate::checkpoint::CheckpointError::Manifest { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// What the copy came to.
-    pub(super) fn report(
-        &self,
-        manifest: &Manifest,
-        copied: Tally,
-        moved_aside: Option<StorageUri>,
-    ) -> CopyReport {
-        CopyReport {
-            source: self.source.clone(),
-            destination: self.destination.uri(),
-            copy_id: manifest.copy_id,
-            query_id: manifest.query_id.clone(),
-            last_planned_batch: manifest.last_planned_batch,
-            last_committed_batch: manifest.last_committed_batch,
-            total: Tally {
-                files: manifest.files.len() as u64,
-                bytes: manifest.total_bytes(),
-            },
-            copied,
-            moved_aside,
-            remarks: Vec::new(),
-        }
+        find_copy(&self.destination, self.copy_id()).await
     }
 
     /// Keeps the lease alive; to be called now and then.

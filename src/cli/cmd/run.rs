@@ -15,7 +15,8 @@ use crate::cli::target::{find_job, resolve_here, slot_of};
 use crate::cli::{Context, words};
 use crate::config::duration::parse as duration;
 use crate::config::{
-    EndsWith, Escalate, Job, JobSlot, Restart, SignalStop, SignalTarget, Stop, StopSignal, Trigger,
+    EndsWith, Escalate, Job, JobSlot, OnStopped, Restart, SignalStop, SignalTarget, Stop,
+    StopSignal, Trigger,
 };
 use crate::control::ControlDir;
 use crate::daemon::run::{Ask, RunError, RunOptions, Runner};
@@ -208,7 +209,7 @@ pub async fn run(args: RunArgs, context: &mut Context) -> Result<Status> {
         return Ok(Exit::Ok.into());
     }
     let spec = app.slot_spec(&job, slot, &of, sentinel_dir)?;
-    let options = options(&args, &app, &of.stop);
+    let options = options(&args, &app, &job, &of.stop);
     let runner = Runner::new(app.daemon()?, spec, control, options);
     let end = match runner.run().await {
         Ok(end) => end,
@@ -281,6 +282,7 @@ fn subject(args: &RunArgs, app: &App) -> Result<Subject> {
             let of = JobSlot {
                 marker,
                 checkpoints: Vec::new(),
+                copy_to: Vec::new(),
                 stop: Stop::Signal(SignalStop::default()),
             };
             let hooks = app.config().hooks.clone();
@@ -301,6 +303,16 @@ fn subject(args: &RunArgs, app: &App) -> Result<Subject> {
     }
     if !checkpoints.is_empty() {
         of.checkpoints = checkpoints;
+        if job.on_stopped == OnStopped::Copy && of.copy_to.len() != of.checkpoints.len() {
+            let message = format!(
+                "job {} copies its checkpoints after a stop, and --checkpoint names {} where copy-to \
+                 names {} place(s)",
+                job.name,
+                of.checkpoints.len(),
+                of.copy_to.len()
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
     }
     job.drain_deadline = args.stop.drain_deadline.unwrap_or(job.drain_deadline);
     job.kill_deadline = args.stop.kill_deadline.unwrap_or(job.kill_deadline);
@@ -322,7 +334,7 @@ fn name_of(marker: &StorageUri) -> (JobName, Slot) {
     (JobName::nearest(job), slot)
 }
 
-fn options(args: &RunArgs, app: &App, stop: &Stop) -> RunOptions {
+fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     let run = &app.config().run;
     let configured = match stop {
         Stop::Signal(stop) => stop.clone(),
@@ -359,7 +371,10 @@ fn options(args: &RunArgs, app: &App, stop: &Stop) -> RunOptions {
         signal: app::stop_signal(args.stop.signal.unwrap_or(configured.signal)),
         target: app::signal_target(args.stop.target.unwrap_or(configured.target)),
         ends_with: app::ends_with(args.stop.ends_with.unwrap_or(configured.ends_with)),
-        receipt_deadline: RECEIPT_DEADLINE,
+        receipt_deadline: match job.on_stopped {
+            OnStopped::Nothing => RECEIPT_DEADLINE,
+            OnStopped::Copy => RECEIPT_DEADLINE + job.copy_deadline,
+        },
         poll: app.poll_policy(),
     }
 }

@@ -21,7 +21,7 @@ use crate::model::{AttemptId, JobName, Slot, StopId};
 use crate::stop::Exit as StopExit;
 use crate::stop::decide::Outcome;
 use crate::stop::proof::Verdict;
-use crate::stop::receipt::{How, Receipt};
+use crate::stop::receipt::{CheckpointCopy, CopyEnd, How, Receipt};
 use crate::storage::StorageUri;
 
 /// What the way from the marker to the receipt may take beside the drain itself.
@@ -101,6 +101,9 @@ pub(super) fn receipt_text(receipt: &Receipt, look: Look) -> String {
             checkpoint.why.as_deref(),
         ));
     }
+    for copy in &receipt.copies {
+        text.push_str(&format_copy(copy));
+    }
     if receipt.start_requested {
         text.push_str("\n  its marker was touched meanwhile: a start is asked for");
     }
@@ -115,6 +118,26 @@ fn format_checkpoint(
 ) -> String {
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     format!("\n  {uri}: last planned batch {planned}, last committed {committed}{why}")
+}
+
+fn format_copy(copy: &CheckpointCopy) -> String {
+    match &copy.end {
+        CopyEnd::Copied {
+            files,
+            bytes,
+            moved_aside,
+            ..
+        } => {
+            let aside = moved_aside.as_ref().map_or_else(String::new, |uri| {
+                format!("; what stood there is now {uri}")
+            });
+            format!(
+                "\n  copied to {} ({files} files, {bytes} bytes){aside}",
+                copy.destination
+            )
+        }
+        CopyEnd::Failed { why } => format!("\n  NOT copied to {}: {why}", copy.destination),
+    }
 }
 
 /// The result of `stop` that was not waited for, or only thought through.
@@ -151,8 +174,10 @@ impl Report for Receipt {
 
 /// The exit code that a receipt means for who asked for the stop.
 pub(super) fn exit_of(receipt: &Receipt) -> Exit {
+    let all_copied = receipt.copies.iter().all(|copy| copy.end.is_copied());
     match (receipt.outcome, receipt.proof.verdict) {
         (Outcome::Restarted, _) => Exit::Failed,
+        (Outcome::Stopped | Outcome::Died, _) if !all_copied => Exit::Findings,
         (Outcome::Stopped | Outcome::Died, Verdict::Dirty) => Exit::Findings,
         (Outcome::Stopped | Outcome::Died, Verdict::Clean | Verdict::Unproven) => Exit::Ok,
     }

@@ -33,6 +33,7 @@ fn request(from: &Path, to: &Path) -> CopyRequest {
         at: At::Planned,
         scope: Scope::Minimal,
         new_query_id: None,
+        copy_id: None,
         existing: Existing::Refuse,
         damage: Damage::Refuse,
         check: Check::ReadBack,
