@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::CheckpointError;
 use super::manifest::Manifest;
 use super::retain::FoundCopy;
-use crate::storage::{Depth, FileKind, Storage, StoragePath, StorageUri};
+use crate::storage::{Depth, FileKind, OwnedTree, Storage, StoragePath, StorageUri};
 
 /// The copies directly below `dir`, oldest first. Directories without a usable manifest are not
 /// copies; a manifest that cannot be read for another reason is an error.
@@ -38,12 +38,46 @@ pub async fn list_copies(
             created_at: manifest.created_at,
             files: manifest.files.len() as u64,
             bytes: manifest.total_bytes(),
+            forced: manifest.forced,
             in_use,
             source: manifest.source.uri,
         });
     }
     copies.sort_by_key(|copy: &FoundCopy| (copy.created_at, copy.copy_id));
     Ok(copies)
+}
+
+/// What became of a copy that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Gone,
+    /// A query has begun to run in it, or another copy stands there now: it stays.
+    InUse,
+}
+
+/// Removes a copy that was found, past any trash, unless it came into use since.
+///
+/// # Errors
+/// Storage errors. The copy is whole then, or stands no more at its place and is partly removed.
+pub async fn remove_copy(
+    storage: &dyn Storage,
+    copy: &FoundCopy,
+) -> Result<Removed, CheckpointError> {
+    let dir = &copy.uri.path;
+    match Manifest::load(storage, dir).await? {
+        Some(now) if now.copy_id == copy.copy_id && !is_in_use(storage, dir, &now).await? => {}
+        _ => return Ok(Removed::InUse),
+    }
+    // First to a name that is stepdown's own: half a removed copy is no copy any more.
+    let suffix = format!(".stepdown-old-{}", uuid::Uuid::new_v4().simple());
+    let doomed = dir.with_suffix(&suffix);
+    storage.rename(dir, &doomed).await?;
+    let Some(tree) = OwnedTree::claim(doomed) else {
+        return Ok(Removed::InUse);
+    };
+    storage.delete_tree(&tree).await?;
+    Ok(Removed::Gone)
 }
 
 /// Whether the logs have files that the manifest does not know: a query ran here since.

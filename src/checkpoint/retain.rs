@@ -32,6 +32,8 @@ pub struct FoundCopy {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Whether it was made of a damaged source all the same: then it may not restart.
+    pub forced: bool,
     /// Whether a query has planned batches in it since: then it is a checkpoint in use.
     pub in_use: bool,
 }
@@ -51,7 +53,7 @@ pub struct RetainPolicy {
 pub enum Fate {
     /// It goes.
     Remove,
-    /// It is the newest, which always stays.
+    /// It is the newest, or the newest that is sound, and stays whatever is asked.
     KeepNewest,
     /// It is among the newest that are kept.
     KeepLast,
@@ -77,10 +79,16 @@ pub fn decide_fates(copies: &[FoundCopy], policy: RetainPolicy, now: Timestamp) 
                         && (other.created_at, other.copy_id) > (copy.created_at, copy.copy_id)
                 })
                 .count();
+            let newest_sound = !copy.forced
+                && !copies.iter().any(|other| {
+                    !other.forced
+                        && other.source == copy.source
+                        && (other.created_at, other.copy_id) > (copy.created_at, copy.copy_id)
+                });
             let age = now.duration_since(copy.created_at);
             if copy.in_use {
                 Fate::KeepInUse
-            } else if newer == 0 {
+            } else if newer == 0 || newest_sound {
                 Fate::KeepNewest
             } else if newer < policy.keep_last {
                 Fate::KeepLast
@@ -109,6 +117,7 @@ mod tests {
             created_at: Timestamp::from_second(second).unwrap(),
             files: 1,
             bytes: 1,
+            forced: false,
             in_use,
         }
     }

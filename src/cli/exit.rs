@@ -3,6 +3,9 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::copy::CopyError;
+use crate::checkpoint::plan::PlanRefused;
 use crate::config::ConfigError;
 use crate::control::{DocumentError, LeaseError};
 use crate::daemon::ask::AskError;
@@ -33,8 +36,10 @@ pub enum Exit {
     CannotExecute,
     /// `run` only: there is no such command.
     CommandNotFound,
-    /// A signal ended the command.
+    /// SIGINT ended the command.
     Interrupted,
+    /// SIGTERM ended the command.
+    Terminated,
 }
 
 impl Exit {
@@ -51,6 +56,7 @@ impl Exit {
         Exit::CannotExecute,
         Exit::CommandNotFound,
         Exit::Interrupted,
+        Exit::Terminated,
     ];
 
     /// The code that the process ends with.
@@ -67,16 +73,19 @@ impl Exit {
             Exit::CannotExecute => 126,
             Exit::CommandNotFound => 127,
             Exit::Interrupted => 130,
+            Exit::Terminated => 143,
         }
     }
 
     /// The code under `run`, where 0 to 63 belong to the command that it runs: 64 more for stepdown's
-    /// own failures. Shells, `env` and `timeout` use 126, 127 and 130 in the same way, so these stay.
+    /// own failures. Shells, `env` and `timeout` use 126, 127, 130 and 143 in the same way, so these stay.
     pub fn code_under_run(self) -> u8 {
         match self {
-            Exit::Ok | Exit::CannotExecute | Exit::CommandNotFound | Exit::Interrupted => {
-                self.code()
-            }
+            Exit::Ok
+            | Exit::CannotExecute
+            | Exit::CommandNotFound
+            | Exit::Interrupted
+            | Exit::Terminated => self.code(),
             Exit::Failed
             | Exit::Usage
             | Exit::Findings
@@ -101,6 +110,7 @@ impl Exit {
             Exit::CannotExecute => "cannot-execute",
             Exit::CommandNotFound => "command-not-found",
             Exit::Interrupted => "interrupted",
+            Exit::Terminated => "terminated",
         }
     }
 
@@ -111,10 +121,10 @@ impl Exit {
             Exit::Failed => "Something went wrong that has no code of its own.",
             Exit::Usage => "The command line or the configuration is wrong. Nothing was changed.",
             Exit::Findings => {
-                "The command worked and found something: `stop` or `wait`, that the stop was not clean or a checkpoint was not copied; `doctor`, that stepdown cannot work here; `config check --strict`, warnings."
+                "The command worked and found something: `stop` or `wait`, that the stop was not clean or a checkpoint was not copied; `doctor`, that stepdown cannot work here; `checkpoint verify`, that a restart would fail or needs something; `checkpoint copy`, that the source is damaged; `checkpoint diff`, differences; `config check --strict`, warnings."
             }
             Exit::LeaseHeld => {
-                "Another process holds the lease of the job, and waiting was not asked for."
+                "Another process holds the lease of the job, and waiting was not asked for; `checkpoint copy`, that another process copies to the same place."
             }
             Exit::Unreachable => {
                 "The storage cannot be reached, or the directory cannot be seen. What was asked about is unknown: it is not absent."
@@ -123,11 +133,12 @@ impl Exit {
                 "A deadline passed before what was waited for came about. What was asked for stays asked for."
             }
             Exit::NotFound => {
-                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen."
+                "The storage answered that it is not there: `marker stat`, `marker rm`, `wait --until gone` of a marker that was never seen; `checkpoint`, a directory or a batch that is not there."
             }
             Exit::CannotExecute => "`run` only: the command's file cannot be executed.",
             Exit::CommandNotFound => "`run` only: there is no such command.",
-            Exit::Interrupted => "A signal ended the command (SIGINT; SIGTERM ends it with 143).",
+            Exit::Interrupted => "SIGINT (Ctrl-C) ended the command.",
+            Exit::Terminated => "SIGTERM ended the command.",
         }
     }
 
@@ -153,7 +164,36 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(storage) = cause.downcast_ref::<StorageError>() {
         return Some(of_kind(storage.kind));
     }
+    if let Some(CheckpointError::Missing { .. }) = cause.downcast_ref::<CheckpointError>() {
+        return Some(Exit::NotFound);
+    }
+    if let Some(copy) = cause.downcast_ref::<CopyError>()
+        && let Some(exit) = of_copy(copy)
+    {
+        return Some(exit);
+    }
     wrapped(cause).and_then(of_cause)
+}
+
+/// Why there is no copy, where the copy itself says it and not what lies below it.
+fn of_copy(error: &CopyError) -> Option<Exit> {
+    match error {
+        CopyError::InProgress { .. } => Some(Exit::LeaseHeld),
+        CopyError::Damaged { .. } | CopyError::NotSound { .. } => Some(Exit::Findings),
+        CopyError::Interrupted { .. } => Some(Exit::Interrupted),
+        CopyError::Nested { .. } => Some(Exit::Usage),
+        CopyError::Refused { source, .. } => Some(match source {
+            PlanRefused::NoTarget(_) => Exit::NotFound,
+            PlanRefused::DStreams | PlanRefused::NotACheckpoint | PlanRefused::Empty => {
+                Exit::Failed
+            }
+        }),
+        CopyError::Exists { .. } | CopyError::Unstable { .. } => Some(Exit::Failed),
+        CopyError::Storage(_)
+        | CopyError::Checkpoint(_)
+        | CopyError::Document(_)
+        | CopyError::Lease(_) => None,
+    }
 }
 
 /// The error in a transparent one: its source is not that error but what lies below it.
@@ -180,6 +220,28 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             AskError::Document(error) => Some(error),
             AskError::Backend(error) => Some(error),
             AskError::MarkerUnknown { .. } => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<CheckpointError>() {
+        return match error {
+            CheckpointError::Storage(error) => Some(error),
+            CheckpointError::Missing { .. } | CheckpointError::Manifest { .. } => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<CopyError>() {
+        return match error {
+            CopyError::Storage(error) => Some(error),
+            CopyError::Checkpoint(error) => Some(error),
+            CopyError::Document(error) => Some(error),
+            CopyError::Lease(error) => Some(error),
+            CopyError::Refused { .. }
+            | CopyError::Damaged { .. }
+            | CopyError::Exists { .. }
+            | CopyError::Nested { .. }
+            | CopyError::InProgress { .. }
+            | CopyError::Unstable { .. }
+            | CopyError::NotSound { .. }
+            | CopyError::Interrupted { .. } => None,
         };
     }
     match cause.downcast_ref::<RunError>()? {
@@ -247,8 +309,8 @@ mod tests {
         codes.extend(Exit::ALL.iter().map(|exit| exit.code_under_run()));
         codes.sort_unstable();
         codes.dedup();
-        // 0, 126, 127 and 130 mean the same under `run`.
-        assert_eq!(codes.len(), 2 * Exit::ALL.len() - 4);
+        // 0, 126, 127, 130 and 143 mean the same under `run`.
+        assert_eq!(codes.len(), 2 * Exit::ALL.len() - 5);
     }
 
     #[test]

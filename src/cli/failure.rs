@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{Format, printable};
+use crate::checkpoint::copy::CopyError;
+use crate::checkpoint::finding::Finding;
 use crate::config::{ConfigError, LogFormat, Problem};
 
 /// Why a command failed. Made by `?` from any error, with the exit code that fits it.
@@ -56,6 +58,8 @@ struct ErrorBody<'e> {
     file: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     problems: &'e [Problem],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    findings: &'e [Finding],
 }
 
 /// Where and how a failure is told.
@@ -91,6 +95,13 @@ impl Failure {
 
     fn document(&self, under_run: bool) -> String {
         let config: Option<&ConfigError> = self.error.chain().find_map(|c| c.downcast_ref());
+        let findings = self
+            .error
+            .chain()
+            .find_map(|cause| match cause.downcast_ref() {
+                Some(CopyError::Damaged { findings, .. }) => Some(findings.as_slice()),
+                _ => None,
+            });
         let file = config.and_then(|config| config.file.as_ref());
         let body = ErrorBody {
             exit: self.exit.name(),
@@ -103,6 +114,7 @@ impl Failure {
             causes: self.causes(),
             file: file.map(|file| file.display().to_string()),
             problems: config.map_or(&[], |config| &config.problems),
+            findings: findings.unwrap_or_default(),
         };
         serde_json::to_string(&ErrorDocument { error: body }).unwrap_or_default()
     }

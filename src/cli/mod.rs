@@ -7,8 +7,10 @@ pub mod cmd;
 mod context;
 pub mod exit;
 pub mod failure;
+mod interrupt;
 mod log;
 pub mod output;
+mod progress;
 pub mod reference;
 pub mod target;
 
@@ -40,10 +42,12 @@ Examples:
   stepdown watch                               watch the markers of all configured jobs
   stepdown run --marker /run/clicks -- python clicks.py
   stepdown marker rm /run/clicks               ask the job to stop
+  stepdown checkpoint copy hdfs:///ck/clicks hdfs:///ck/clicks-v2
   stepdown doctor                              can it work here?
 
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 findings, 4 lease held by another,
-5 storage not reachable, 6 deadline passed, 7 not found, 130 interrupted."
+5 storage not reachable, 6 deadline passed, 7 not found, 130 interrupted,
+143 terminated."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -120,6 +124,7 @@ pub(crate) enum Command {
     Status(cmd::status::StatusArgs),
     Init(cmd::init::InitArgs),
     Marker(cmd::marker::MarkerArgs),
+    Checkpoint(Box<cmd::checkpoint::CheckpointArgs>),
     Doctor(cmd::doctor::DoctorArgs),
     Config(cmd::config::ConfigArgs),
     Completions(cmd::completions::CompletionsArgs),
@@ -147,6 +152,7 @@ impl Command {
             | Command::Status(_)
             | Command::Init(_)
             | Command::Marker(_)
+            | Command::Checkpoint(_)
             | Command::Doctor(_)
             | Command::Config(_)
             | Command::Completions(_)
@@ -228,6 +234,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => cmd::status::run(args, &mut context).await,
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
+        Command::Checkpoint(args) => cmd::checkpoint::run(*args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,
         Command::Config(args) => cmd::config::run(args, &mut context),
         Command::Completions(args) => cmd::completions::run(&args, &mut context),

@@ -45,7 +45,18 @@ fn help_of_every_command() {
 
 #[test]
 fn every_command_has_an_example_and_what_changes_something_a_dry_run() {
-    let changing = ["init", "watch", "run", "marker touch", "marker rm", "stop"];
+    let changing = [
+        "init",
+        "watch",
+        "run",
+        "marker touch",
+        "marker rm",
+        "stop",
+        "checkpoint copy",
+        "checkpoint sync",
+        "checkpoint rewind",
+        "checkpoint retain",
+    ];
     let mut seen = 0;
     for_every_command(&mut |name, command| {
         let short = name.strip_prefix("stepdown ").unwrap_or_default();

@@ -191,7 +191,9 @@ pub struct CopyReport {
     pub copied: Tally,
     /// Where the directory that stood at the destination is now.
     pub moved_aside: Option<StorageUri>,
-    /// What was found and does no harm, or was overruled.
+    /// What was found and overruled: this is lost, or keeps the copy from a restart.
+    pub problems: Vec<Finding>,
+    /// What was found and does no harm.
     pub remarks: Vec<Finding>,
 }
 
@@ -216,6 +218,7 @@ impl CopyReport {
             },
             copied,
             moved_aside,
+            problems: Vec::new(),
             remarks: Vec::new(),
         }
     }
@@ -240,9 +243,8 @@ pub enum CopyError {
     },
     /// The source lacks what a restart needs.
     #[error(
-        "{source_uri} is damaged: {} finding(s), the first: {}; `stepdown checkpoint verify` shows \
-         all, --force copies all the same",
-        .findings.len(), .findings.first().map_or(String::new(), ToString::to_string)
+        "{source_uri} is damaged; --force copies it all the same{}",
+        lines_of(findings)
     )]
     Damaged {
         /// The source.
@@ -302,6 +304,21 @@ pub enum CopyError {
         /// The work directory.
         work: StorageUri,
     },
+}
+
+/// The findings, one a line; of many only the first ones.
+fn lines_of(findings: &[Finding]) -> String {
+    const SHOWN: usize = 20;
+    let mut lines = String::new();
+    for finding in findings.iter().take(SHOWN) {
+        lines.push_str("\n  ");
+        lines.push_str(&finding.to_string());
+    }
+    if let Some(more) = findings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        let more = format!("\n  and {more} more, which `stepdown checkpoint verify` shows");
+        lines.push_str(&more);
+    }
+    lines
 }
 
 /// What a plan was made from, kept together for the transfer.
@@ -512,6 +529,11 @@ impl SyncedCopy {
         };
         let (_, copied) = pass(&mut self.work, &request, None, events, shutdown).await?;
         Ok(copied)
+    }
+
+    /// The URI of the work directory, for messages.
+    pub fn uri(&self) -> StorageUri {
+        self.work.uri()
     }
 
     /// The last pass, as of the batch that was asked for, and the publication.

@@ -62,7 +62,9 @@ impl Work {
         self.rename_tree(&manifest).await?;
         events(Event::Published);
         let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
-        report.remarks.extend(planned.plan.problems.iter().cloned());
+        report
+            .problems
+            .extend(planned.plan.problems.iter().cloned());
         report.remarks.extend(planned.plan.remarks.iter().cloned());
         Ok(report)
     }

@@ -1,0 +1,155 @@
+//! `ls` and `retain`.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::text::{batch, size};
+use super::{LsArgs, RetainArgs, place};
+use crate::app::App;
+use crate::checkpoint::copies::{Removed, list_copies, remove_copy};
+use crate::checkpoint::copy::Place;
+use crate::checkpoint::retain::{Fate, FoundCopy, RetainPolicy, decide_fates};
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::Result;
+use crate::cli::output::{Look, Report, Row, Tone, ago, plain, table};
+
+/// The result of `ls`.
+#[derive(Debug, Serialize)]
+struct Copies {
+    copies: Vec<FoundCopy>,
+}
+
+impl Report for Copies {
+    fn text(&self, look: Look) -> String {
+        if self.copies.is_empty() {
+            return String::new();
+        }
+        let now = Timestamp::now();
+        let rows: Vec<Row> = self
+            .copies
+            .iter()
+            .map(|copy| {
+                let note = match (copy.in_use, copy.forced) {
+                    (true, _) => ("in use".to_owned(), Tone::Warn),
+                    (false, true) => ("forced".to_owned(), Tone::Bad),
+                    (false, false) => plain(""),
+                };
+                vec![
+                    plain(copy.uri.to_string()),
+                    plain(batch(copy.last_planned_batch)),
+                    plain(batch(copy.last_committed_batch)),
+                    plain(ago(copy.created_at, now)),
+                    plain(copy.files.to_string()),
+                    plain(size(copy.bytes)),
+                    note,
+                    plain(copy.source.to_string()),
+                ]
+            })
+            .collect();
+        let head = [
+            "COPY",
+            "PLANNED",
+            "COMMITTED",
+            "MADE",
+            "FILES",
+            "SIZE",
+            "",
+            "SOURCE",
+        ];
+        table(look, &head, &rows)
+    }
+}
+
+/// The copies in `dir`; those that are checkpoints of a configured job count as in use.
+async fn found_copies(app: &App, dir: &Place) -> Result<Vec<FoundCopy>> {
+    let mut copies = list_copies(dir.storage.as_ref(), &dir.path).await?;
+    for job in app.config().jobs.values() {
+        for slot in job.slots.values() {
+            for uri in &slot.checkpoints {
+                for copy in copies.iter_mut().filter(|copy| copy.uri.path == uri.path) {
+                    // Two ways to write one file system are one.
+                    let same = uri.authority == copy.uri.authority
+                        || app.storage(&uri.authority)?.authority() == &copy.uri.authority;
+                    copy.in_use |= same;
+                }
+            }
+        }
+    }
+    Ok(copies)
+}
+
+pub(super) async fn list(args: &LsArgs, app: &App, context: &mut Context) -> Result<Status> {
+    let copies = found_copies(app, &place(app, &args.uri)?).await?;
+    context.out.result(&Copies { copies })?;
+    Ok(Exit::Ok.into())
+}
+
+/// The result of `retain`.
+#[derive(Debug, Serialize)]
+struct Retained {
+    dry_run: bool,
+    copies: Vec<RetainedCopy>,
+}
+
+#[derive(Debug, Serialize)]
+struct RetainedCopy {
+    #[serde(flatten)]
+    copy: FoundCopy,
+    fate: Fate,
+}
+
+impl Report for Retained {
+    fn text(&self, look: Look) -> String {
+        if self.copies.is_empty() {
+            return String::new();
+        }
+        let now = Timestamp::now();
+        let rows: Vec<Row> = self
+            .copies
+            .iter()
+            .map(|one| {
+                let (fate, tone) = match (one.fate, self.dry_run) {
+                    (Fate::Remove, true) => ("would be removed", Tone::Warn),
+                    (Fate::Remove, false) => ("removed", Tone::Warn),
+                    (Fate::KeepNewest, _) => ("stays: the newest of its source", Tone::Plain),
+                    (Fate::KeepLast, _) => ("stays: one of the last", Tone::Plain),
+                    (Fate::KeepYoung, _) => ("stays: young", Tone::Plain),
+                    (Fate::KeepInUse, _) => ("stays: in use", Tone::Plain),
+                };
+                vec![
+                    plain(one.copy.uri.to_string()),
+                    plain(ago(one.copy.created_at, now)),
+                    plain(size(one.copy.bytes)),
+                    (fate.to_owned(), tone),
+                ]
+            })
+            .collect();
+        table(look, &["COPY", "MADE", "SIZE", ""], &rows)
+    }
+}
+
+pub(super) async fn retain(args: &RetainArgs, app: &App, context: &mut Context) -> Result<Status> {
+    let dir = place(app, &args.uri)?;
+    let copies = found_copies(app, &dir).await?;
+    let policy = RetainPolicy {
+        keep_last: args.keep_last,
+        keep_for: args.keep_for,
+    };
+    let fates = decide_fates(&copies, policy, Timestamp::now());
+    let mut report = Retained {
+        dry_run: args.dry_run,
+        copies: Vec::new(),
+    };
+    for (copy, mut fate) in copies.into_iter().zip(fates) {
+        if fate == Fate::Remove && !args.dry_run {
+            let removed = remove_copy(dir.storage.as_ref(), &copy).await?;
+            if removed == Removed::InUse {
+                fate = Fate::KeepInUse;
+            }
+        }
+        report.copies.push(RetainedCopy { copy, fate });
+    }
+    context.out.result(&report)?;
+    Ok(Exit::Ok.into())
+}

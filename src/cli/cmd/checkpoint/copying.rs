@@ -1,0 +1,141 @@
+//! `copy` and `rewind`.
+
+use std::sync::Arc;
+
+use super::copying_text::{PlanReport, PlannedPath};
+use super::{CopyOptions, Places, place};
+use crate::app::App;
+use crate::checkpoint::QueryId;
+use crate::checkpoint::copy::{
+    Check, CopyError, CopyRequest, Copyist, Damage, Event, Existing, Pace, check_places, copy,
+    plan_now,
+};
+use crate::checkpoint::plan::Scope;
+use crate::checkpoint::target::At;
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::{Failure, Result};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::progress::Progress;
+
+pub(super) fn copyist(app: &App) -> Result<Copyist> {
+    Ok(app.daemon()?.copyist(app.config().watch.lease_ttl))
+}
+
+pub(super) fn request(
+    app: &App,
+    places: &Places,
+    options: &CopyOptions,
+    at: At,
+) -> Result<CopyRequest> {
+    Ok(CopyRequest {
+        source: place(app, &places.source)?,
+        destination: place(app, &places.destination)?,
+        at,
+        scope: if options.full {
+            Scope::Full
+        } else {
+            Scope::Minimal
+        },
+        new_query_id: options.new_query_id.then(QueryId::random),
+        copy_id: None,
+        existing: if options.replace {
+            Existing::MoveAside
+        } else {
+            Existing::Refuse
+        },
+        damage: if options.force {
+            Damage::Accept
+        } else {
+            Damage::Refuse
+        },
+        check: if options.verify {
+            Check::ReadBack
+        } else {
+            Check::Restart
+        },
+        pace: Pace::default(),
+    })
+}
+
+/// What long work needs: who looks on, and who can end it.
+pub(super) struct Course {
+    pub(super) progress: Arc<Progress>,
+    pub(super) interrupt: Interrupt,
+}
+
+impl Course {
+    pub(super) fn begin(context: &Context) -> Result<Self> {
+        let progress = Arc::new(Progress::begin(&context.out, context.global.quiet));
+        let shown = Arc::clone(&progress);
+        let interrupt = Interrupt::catch(move || shown.ending())?;
+        Ok(Self {
+            progress,
+            interrupt,
+        })
+    }
+
+    /// The failure of `error`: one that a signal brought about has its exit code.
+    pub(super) fn failure(&self, error: CopyError) -> Failure {
+        let interrupted = matches!(error, CopyError::Interrupted { .. });
+        let mut failure = Failure::from(error);
+        if interrupted {
+            failure.exit = self.interrupt.exit();
+        }
+        failure
+    }
+}
+
+pub(super) async fn make(
+    places: &Places,
+    options: &CopyOptions,
+    at: At,
+    app: &App,
+    context: &mut Context,
+) -> Result<Status> {
+    let request = request(app, places, options, at)?;
+    if options.dry_run {
+        return show_plan(&request, context).await;
+    }
+    let course = Course::begin(context)?;
+    let events = |event: Event| course.progress.tell(&event);
+    let done = copy(&request, &copyist(app)?, &events, course.interrupt.token()).await;
+    course.progress.end();
+    let report = done.map_err(|error| course.failure(error))?;
+    context.out.result(&report)?;
+    Ok(Exit::Ok.into())
+}
+
+/// What a copy would consist of; nothing is written.
+pub(super) async fn show_plan(request: &CopyRequest, context: &mut Context) -> Result<Status> {
+    check_places(request).await?;
+    let (contents, plan) = plan_now(request).await?;
+    let listing = &contents.listing;
+    let report = PlanReport {
+        dry_run: true,
+        source: request.source.uri(),
+        destination: request.destination.uri(),
+        scope: plan.scope,
+        query_id: plan.query_id.map(|id| id.to_string()),
+        last_planned_batch: plan.target.offset,
+        last_committed_batch: plan.target.commit,
+        state_version: plan.target.state_version,
+        total: plan.tally(listing),
+        files: plan
+            .files
+            .iter()
+            .map(|file| PlannedPath {
+                path: file.path(listing).to_owned(),
+                bytes: file.len_bytes(listing),
+                role: file.role(),
+            })
+            .collect(),
+        left_out: plan.left_out,
+        problems: plan.problems,
+        remarks: plan.remarks,
+        list_files: context.global.verbose > 0,
+    };
+    context.out.result(&report)?;
+    let refused = !report.problems.is_empty() && request.damage == Damage::Refuse;
+    Ok(if refused { Exit::Findings } else { Exit::Ok }.into())
+}

@@ -1,0 +1,167 @@
+//! `sync`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::copying::{Course, copyist, request, show_plan};
+use super::text::tally;
+use super::{SyncArgs, place};
+use crate::app::App;
+use crate::checkpoint::copy::{CopyError, CopyReport, Event, Place, SyncedCopy};
+use crate::checkpoint::plan::Tally;
+use crate::checkpoint::progress::{Progress as Batches, load_progress};
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::Result;
+use crate::cli::output::{Look, Report, printable};
+use crate::model::BatchId;
+use crate::storage::StorageUri;
+
+/// Pause between two passes with `--until-stopped` alone.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The result of `sync` that has not finished.
+#[derive(Debug, Serialize)]
+struct Synced {
+    source: StorageUri,
+    destination: StorageUri,
+    passes: u64,
+    /// What all passes had to copy.
+    copied: Tally,
+}
+
+impl Report for Synced {
+    fn text(&self, _look: Look) -> String {
+        let passes = if self.passes == 1 { "pass" } else { "passes" };
+        format!(
+            "{} {passes} copied {}; --finish makes the last pass and lets {} appear",
+            self.passes,
+            tally(self.copied),
+            printable(&self.destination.to_string())
+        )
+    }
+}
+
+/// How the passes ended.
+enum Ended {
+    Published(Box<CopyReport>),
+    /// All passes that were asked for are made.
+    UpToDate(Synced),
+}
+
+pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> Result<Status> {
+    let request = request(app, &args.places, &args.options, args.at)?;
+    if args.options.dry_run {
+        return show_plan(&request, context).await;
+    }
+    let source = place(app, &args.places.source)?;
+    let course = Course::begin(context)?;
+    let summary = Synced {
+        source: request.source.uri(),
+        destination: request.destination.uri(),
+        passes: 0,
+        copied: Tally::default(),
+    };
+    let copy = SyncedCopy::open(request, &copyist(app)?).await?;
+    let mut passes = Passes {
+        args,
+        source,
+        course: &course,
+        quiet: Quiet::default(),
+        copy,
+    };
+    let ended = passes.run(summary).await;
+    course.progress.end();
+    let published = matches!(ended, Ok(Ended::Published(_)));
+    passes.copy.close(published).await;
+    match ended.map_err(|error| course.failure(error))? {
+        Ended::Published(report) => context.out.result(&*report)?,
+        Ended::UpToDate(synced) => context.out.confirmation(&synced)?,
+    }
+    Ok(Exit::Ok.into())
+}
+
+struct Passes<'a> {
+    args: &'a SyncArgs,
+    source: Place,
+    course: &'a Course,
+    quiet: Quiet,
+    copy: SyncedCopy,
+}
+
+impl Passes<'_> {
+    async fn run(&mut self, mut summary: Synced) -> std::result::Result<Ended, CopyError> {
+        let course = self.course;
+        let events = |event: Event| course.progress.tell(&event);
+        let shutdown = course.interrupt.token();
+        let repeats = self.args.interval.is_some() || self.args.until_stopped.is_some();
+        if self.args.finish && !repeats {
+            let report = self.copy.finish(&events, shutdown).await?;
+            return Ok(Ended::Published(Box::new(report)));
+        }
+        loop {
+            // Looked at before the pass, so that what the last batch wrote is in it.
+            let stopped = match self.args.until_stopped {
+                Some(quiet_for) => {
+                    let now =
+                        load_progress(self.source.storage.as_ref(), &self.source.path).await?;
+                    self.quiet.is_over(&now, quiet_for)
+                }
+                None => false,
+            };
+            if stopped && self.args.finish {
+                let report = self.copy.finish(&events, shutdown).await?;
+                return Ok(Ended::Published(Box::new(report)));
+            }
+            let copied = self.copy.pass(&events, shutdown).await?;
+            summary.passes += 1;
+            summary.copied.files += copied.files;
+            summary.copied.bytes += copied.bytes;
+            if stopped || !repeats {
+                return Ok(Ended::UpToDate(summary));
+            }
+            let interval = self.args.interval.unwrap_or(INTERVAL);
+            self.course
+                .progress
+                .pause(copied.files, copied.bytes, interval);
+            tokio::select! {
+                () = shutdown.cancelled() => return self.interrupted(summary),
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    /// Ctrl-C is the way to end plain repeated passes; it cuts short whatever else was asked for.
+    fn interrupted(&self, summary: Synced) -> std::result::Result<Ended, CopyError> {
+        if self.args.finish || self.args.until_stopped.is_some() {
+            return Err(CopyError::Interrupted {
+                work: self.copy.uri(),
+            });
+        }
+        Ok(Ended::UpToDate(summary))
+    }
+}
+
+/// Since when no batch was planned and none is in flight.
+#[derive(Debug, Default)]
+struct Quiet {
+    since: Option<(Instant, Option<BatchId>)>,
+}
+
+impl Quiet {
+    fn is_over(&mut self, now: &Batches, quiet_for: Duration) -> bool {
+        if now.last_planned != now.last_committed {
+            self.since = None;
+            return false;
+        }
+        match self.since {
+            Some((since, batch)) if batch == now.last_planned => since.elapsed() >= quiet_for,
+            _ => {
+                self.since = Some((Instant::now(), now.last_planned));
+                false
+            }
+        }
+    }
+}
