@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::checkpoints::samples::Sample;
-use crate::common::Job;
 use crate::common::job::BareJob;
 use crate::common::place::{Place, SOON};
+use crate::common::{Job, wait_until};
 
 const CLEAN: &str = "3.5.9-agg-hdfs-clean";
 const DAMAGED: &str = "4.0.5-agg-rocksdb-damaged-missing-sst";
@@ -51,7 +51,13 @@ impl Streaming {
         let _watch = self.place.watch(watch, &[])?;
         self.place.await_log(watch, " armed ")?;
         self.place.remove("clicks")?;
-        self.place.await_receipt("clicks", receipts)
+        let receipt = self.place.await_receipt("clicks", receipts)?;
+        // The hook comes after the receipt, and would end with the watcher.
+        let told = |word: &str| self.place.count_hooks(word);
+        wait_until(SOON, "the hook ran", || {
+            told("on-clean") + told("on-dirty") + told("on-unproven") >= receipts
+        })?;
+        Ok(receipt)
     }
 }
 

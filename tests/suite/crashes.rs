@@ -346,9 +346,12 @@ fn finish(scene: &mut Scene, name: &str) -> Result<()> {
     }
     scene.check_end()?;
     let stops = scene.receipts()?.len();
-    let hooks = scene.place.hooks();
     // Between the receipt and its hook there is one place; what happens there is told by the receipt.
     let untold = usize::from(name == "receipt-saved");
+    wait_until(SOON, "the hooks ran", || {
+        scene.place.hooks().len() + untold >= stops
+    })?;
+    let hooks = scene.place.hooks();
     ensure!(
         hooks.len() + untold == stops,
         "{hooks:?} for {stops} receipts"
