@@ -47,6 +47,26 @@ pub async fn list_copies(
     Ok(copies)
 }
 
+/// In the name of a copy whose removal has begun.
+const REMOVED: &str = ".stepdown-old-";
+
+/// Removes what is left of copies below `dir` whose removal was cut short.
+///
+/// # Errors
+/// Storage errors.
+pub async fn remove_leftovers(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+) -> Result<(), CheckpointError> {
+    for entry in storage.list(dir, Depth::Children).await? {
+        let is_left = entry.kind == FileKind::Dir && entry.path.name().contains(REMOVED);
+        if is_left && let Some(tree) = OwnedTree::claim(entry.path) {
+            storage.delete_tree(&tree).await?;
+        }
+    }
+    Ok(())
+}
+
 /// What became of a copy that was to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
@@ -70,7 +90,7 @@ pub async fn remove_copy(
         _ => return Ok(Removed::InUse),
     }
     // First to a name that is stepdown's own: half a removed copy is no copy any more.
-    let suffix = format!(".stepdown-old-{}", uuid::Uuid::new_v4().simple());
+    let suffix = format!("{REMOVED}{}", uuid::Uuid::new_v4().simple());
     let doomed = dir.with_suffix(&suffix);
     storage.rename(dir, &doomed).await?;
     let Some(tree) = OwnedTree::claim(doomed) else {

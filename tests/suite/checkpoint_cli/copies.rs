@@ -22,6 +22,12 @@ fn a_copy_is_whole_has_its_manifest_and_leaves_its_source_alone() {
     assert_eq!(manifest["stepdown_version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(bench.run(&["verify", "--deep", "copy"]).code, 0);
     assert_eq!(bench.json(&["inspect", "copy"], 0)["looks_live"], false);
+    let quiet = bench.run(&["copy", "-q", "ck", "quiet"]);
+    assert_eq!(
+        (quiet.code, quiet.stdout + &quiet.stderr),
+        (0, String::new())
+    );
+    fs::remove_dir_all(bench.path("quiet")).unwrap();
     // Nothing but the source and the copy is left.
     assert_eq!(names(&bench), ["ck", "copy", "home"]);
 }
@@ -202,6 +208,8 @@ fn old_copies_go_and_never_the_newest_sound_one_nor_one_in_use() {
         aged(&bench, &format!("copies/{name}"), hours);
     }
     bench.sandbox.write("copies/stranger/file", "mine");
+    let half_removed = "copies/z.stepdown-old-5d1c/metadata";
+    bench.sandbox.write(half_removed, "left");
     // A query planned a batch in this one, and that one is a job's.
     bench.sandbox.write("copies/a/offsets/9", "v1\n{}\n1");
     let config = bench.sandbox.write(
@@ -289,4 +297,5 @@ fn old_copies_go_and_never_the_newest_sound_one_nor_one_in_use() {
         assert_eq!(bench.has(&format!("copies/{name}")), stays, "{name}");
     }
     assert_eq!(fs::read_dir(bench.path("copies")).unwrap().count(), 6);
+    assert!(!bench.has(half_removed));
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::text::{batch, size};
 use super::{LsArgs, RetainArgs, place};
 use crate::app::App;
-use crate::checkpoint::copies::{Removed, list_copies, remove_copy};
+use crate::checkpoint::copies::{Removed, list_copies, remove_copy, remove_leftovers};
 use crate::checkpoint::copy::Place;
 use crate::checkpoint::retain::{Fate, FoundCopy, RetainPolicy, decide_fates};
 use crate::cli::Context;
@@ -149,6 +149,9 @@ pub(super) async fn retain(args: &RetainArgs, app: &App, context: &mut Context) 
             }
         }
         report.copies.push(RetainedCopy { copy, fate });
+    }
+    if !args.dry_run {
+        remove_leftovers(dir.storage.as_ref(), &dir.path).await?;
     }
     context.out.result(&report)?;
     Ok(Exit::Ok.into())

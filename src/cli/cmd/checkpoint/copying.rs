@@ -7,8 +7,8 @@ use super::{CopyOptions, Places, place};
 use crate::app::App;
 use crate::checkpoint::QueryId;
 use crate::checkpoint::copy::{
-    Check, CopyError, CopyRequest, Copyist, Damage, Event, Existing, Pace, check_places, copy,
-    plan_now,
+    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, Pace,
+    check_places, copy, plan_now,
 };
 use crate::checkpoint::plan::Scope;
 use crate::checkpoint::target::At;
@@ -102,8 +102,18 @@ pub(super) async fn make(
     let done = copy(&request, &copyist(app)?, &events, course.interrupt.token()).await;
     course.progress.end();
     let report = done.map_err(|error| course.failure(error))?;
-    context.out.result(&report)?;
+    tell_copy(&report, context)?;
     Ok(Exit::Ok.into())
+}
+
+/// Shows what a copy came to; with `--quiet` only if there is something to look at.
+pub(super) fn tell_copy(report: &CopyReport, context: &mut Context) -> Result<()> {
+    if report.problems.is_empty() && report.remarks.is_empty() {
+        context.out.confirmation(report)?;
+    } else {
+        context.out.result(report)?;
+    }
+    Ok(())
 }
 
 /// What a copy would consist of; nothing is written.

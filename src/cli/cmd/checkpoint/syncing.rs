@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::copying::{Course, copyist, request, show_plan};
+use super::copying::{Course, copyist, request, show_plan, tell_copy};
 use super::text::tally;
 use super::{SyncArgs, place};
 use crate::app::App;
@@ -15,7 +15,7 @@ use crate::checkpoint::plan::Tally;
 use crate::checkpoint::progress::{Progress as Batches, load_progress};
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
-use crate::cli::failure::Result;
+use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report, printable};
 use crate::control::{DocumentError, LeaseError};
 use crate::model::BatchId;
@@ -69,7 +69,15 @@ pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> R
         passes: 0,
         copied: Tally::default(),
     };
-    let copy = SyncedCopy::open(request, &copyist(app)?).await?;
+    let copyist = copyist(app)?;
+    // Another host's work directory may have to be waited for.
+    let copy = tokio::select! {
+        biased;
+        () = course.interrupt.token().cancelled() => {
+            return Err(Failure::new(course.interrupt.exit(), "interrupted"));
+        }
+        copy = SyncedCopy::open(request, &copyist) => copy?,
+    };
     let mut passes = Passes {
         args,
         source,
@@ -82,7 +90,7 @@ pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> R
     let published = matches!(ended, Ok(Ended::Published(_)));
     passes.copy.close(published).await;
     match ended.map_err(|error| course.failure(error))? {
-        Ended::Published(report) => context.out.result(&*report)?,
+        Ended::Published(report) => tell_copy(&report, context)?,
         Ended::UpToDate(synced) => context.out.confirmation(&synced)?,
     }
     Ok(Exit::Ok.into())
