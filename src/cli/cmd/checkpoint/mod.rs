@@ -94,7 +94,7 @@ struct Places {
     reason = "each is one switch of the command line"
 )]
 struct CopyOptions {
-    /// Copy what a restart needs, and files that stepdown does not know [default]
+    /// Copy what a restart needs, and files that stepdown does not know (the default)
     #[arg(long, conflicts_with = "full")]
     minimal: bool,
 
