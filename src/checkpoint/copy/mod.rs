@@ -271,7 +271,10 @@ pub enum CopyError {
         source_uri: StorageUri,
     },
     /// Another process copies to this destination.
-    #[error("another process copies to {destination} ({holder}, generation {generation})")]
+    #[error(
+        "another process copies to {destination} ({holder}, generation {generation}); wait until it \
+         has ended, or copy to another place"
+    )]
     InProgress {
         /// The destination.
         destination: StorageUri,
@@ -287,7 +290,10 @@ pub enum CopyError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// Files went on vanishing or changing.
-    #[error("the source changed faster than it could be copied, {plans} times in a row: {why}")]
+    #[error(
+        "the source changed faster than it could be copied, {plans} times in a row; a query that keeps \
+         more batches (spark.sql.streaming.minBatchesToRetain) or stands still can be copied: {why}"
+    )]
     Unstable {
         /// How often it was tried.
         plans: u32,
@@ -334,17 +340,17 @@ pub enum CopyError {
 impl CopyError {
     /// The same, and what to do about it where a storage is the reason.
     fn of_copy_to(self, destination: &Place) -> Self {
-        let source = match self {
-            Self::Storage(error)
-            | Self::Checkpoint(CheckpointError::Storage(error))
-            | Self::Document(DocumentError::Storage(error))
-            | Self::Lease(
-                LeaseError::Storage(error) | LeaseError::Document(DocumentError::Storage(error)),
-            ) => error,
-            other => return other,
+        let (Self::Storage(source)
+        | Self::Checkpoint(CheckpointError::Storage(source))
+        | Self::Document(DocumentError::Storage(source))
+        | Self::Lease(
+            LeaseError::Storage(source) | LeaseError::Document(DocumentError::Storage(source)),
+        )) = self
+        else {
+            return self;
         };
-        // A path that is wrong is no matter of waiting.
-        if matches!(source.kind, ErrorKind::NotFound | ErrorKind::InvalidPath) {
+        // What is not there is no matter of waiting.
+        if source.kind == ErrorKind::NotFound {
             return Self::Storage(source);
         }
         Self::CutShort {
@@ -363,6 +369,7 @@ fn remedy(error: &StorageError) -> &'static str {
         ErrorKind::NoSpace => "DataNodes run and have room",
         ErrorKind::PermissionDenied => "this user has the right",
         ErrorKind::Authentication => "the login is renewed",
+        ErrorKind::InvalidPath => "all names are such as the storage takes",
         ErrorKind::SafeMode => "the NameNode has left safe mode",
         ErrorKind::Standby
         | ErrorKind::TimedOut
@@ -374,7 +381,6 @@ fn remedy(error: &StorageError) -> &'static str {
         | ErrorKind::IsADirectory
         | ErrorKind::TooLarge
         | ErrorKind::Unsupported
-        | ErrorKind::InvalidPath
         | ErrorKind::Config
         | ErrorKind::Other => "that is repaired",
     }

@@ -17,7 +17,7 @@ use crate::soak::{Record, add_row, build, machine};
 
 /// More files than one segment of the journal has.
 const SHAPE: Shape = Shape {
-    batches: 60,
+    batches: 55,
     partitions: 40,
     snapshot_each: 0,
 };
@@ -79,6 +79,18 @@ impl<'a> Victim<'a> {
         self.yard.begin(name, &[&self.source, &self.destination])
     }
 
+    /// The lengths of the files of the work directory.
+    fn staged(&self) -> Result<BTreeMap<String, usize>> {
+        let name = ".copy.stepdown-copy/tree";
+        match self.direction {
+            Direction::Up | Direction::Within => self.yard.eye().lengths(&self.yard.at(name)),
+            Direction::Down => {
+                let files = self.files(name)?.into_iter();
+                Ok(files.map(|(name, content)| (name, content.len())).collect())
+            }
+        }
+    }
+
     fn files(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>> {
         match self.direction {
             Direction::Up | Direction::Within => self.yard.eye().contents(&self.yard.at(name)),
@@ -130,30 +142,31 @@ impl<'a> Victim<'a> {
             let segment: Value = serde_json::from_slice(&content).context(name)?;
             for file in segment["files"].as_array().context("no files")? {
                 let path = file["path"].as_str().context("no path")?.to_owned();
-                recorded.insert(path, file["blake3"].clone());
+                let bytes = usize::try_from(file["bytes"].as_u64().context("no length")?)?;
+                recorded.insert(path, bytes);
             }
         }
         if recorded.is_empty() {
             return Ok(0);
         }
-        let there = self.files(".copy.stepdown-copy/tree")?;
+        let there = self.staged()?;
         let mut count = 0;
-        for (path, digest) in recorded {
-            if let Some(content) = there.get(&path) {
-                let found = blake3::hash(content).to_hex().to_string();
-                ensure!(digest == found, "{path} is recorded and not whole");
+        for (path, bytes) in recorded {
+            if let Some(found) = there.get(&path) {
+                ensure!(bytes == *found, "{path} is recorded and not whole");
                 count += 1;
             }
         }
         Ok(count)
     }
 
-    /// Waits for a random moment of a copy, the `kill`th.
+    /// Waits for a random moment of the `kill`th copy, of which this share is left to do.
     fn await_moment(
         &self,
         copying: &mut Copying<'_>,
         kill: u64,
         whole: Option<Duration>,
+        left: f64,
         rng: &mut Rng,
     ) -> Result<()> {
         let begun = Instant::now();
@@ -166,14 +179,14 @@ impl<'a> Victim<'a> {
                         .is_ok_and(|found| found.keys().any(|name| !name.starts_with('.')))
             });
         };
-        let pause = if kill % 3 == 2 {
+        let pause = if kill % 5 == 4 {
             // While it is checked and published.
             wait_until(LONG, "it is checked", || {
                 copying.has_ended() || !copying.events("checking").is_empty()
             })?;
             begun.elapsed() + whole.mul_f64(rng.f64() * 0.2)
         } else {
-            whole.mul_f64(rng.f64() * 1.1)
+            whole.mul_f64(rng.f64() * (left + 0.05))
         };
         wait_until(LONG, "the moment comes", || {
             copying.has_ended() || begun.elapsed() >= pause
@@ -196,9 +209,11 @@ impl<'a> Victim<'a> {
         let mut whole = None;
         for kill in 0..kills {
             let recorded = self.recorded()?;
+            let left = 1.0
+                - f64::from(u32::try_from(recorded)?) / f64::from(u32::try_from(SHAPE.files())?);
             let mut copying = self.begin(&format!("copy-{kill}"))?;
             let started = Instant::now();
-            self.await_moment(&mut copying, kill, whole, &mut rng)?;
+            self.await_moment(&mut copying, kill, whole, left, &mut rng)?;
             if let Some(planned) = copying.events("planned").first() {
                 let kept = planned["kept"]["files"].as_u64().context("no count")?;
                 ensure!(kept >= recorded, "{kept} of {recorded} files were kept");
@@ -221,8 +236,6 @@ impl<'a> Victim<'a> {
                 ensure!(report["copied"]["files"] == 0, "kill {kill}: {log}");
             }
             self.remove_copy()?;
-            // A work directory without a purpose is one that was being removed.
-            whole = None;
         }
         let recorded = self.recorded()?;
         let (code, report, log) = self.begin("last")?.end(LONG)?;

@@ -80,7 +80,7 @@ fn a_read_only_source_with_any_names_goes_up_within_down_and_across() -> Result<
     assert_copy_of(&expected, yard.eye().contents(&yard.at("within"))?)?;
     assert_copy_of(&expected, other.contents("/far/copy")?)?;
     assert_copy_of(&expected, contents(Path::new(&down))?)?;
-    yard.json(&["diff", &source, &down], 0)?;
+    yard.json(&["diff", &yard.uri("up"), &down], 0)?;
     // An independent look at what only HDFS has.
     let listed = first.dfs(&["-ls", "-C", &format!("{}/more", yard.at("within"))])?;
     assert_eq!(listed.lines().count(), NAMES.len() + 1, "{listed}");

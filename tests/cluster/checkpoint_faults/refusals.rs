@@ -43,7 +43,7 @@ fn a_quota_that_is_used_up_is_named_and_the_copy_goes_on_when_it_is_raised() -> 
         let words = [
             "once the quota is raised",
             GOES_ON,
-            &yard.uri(&copy),
+            &yard.at(&copy),
             "a quota is used up",
             class,
         ];
@@ -137,8 +137,12 @@ fn of_two_copies_to_one_place_one_wins_and_the_other_is_told() -> Result<()> {
     wait_until(SOON, "the first is under way", || {
         proxy.cuts() == 1 || first.has_ended()
     })?;
-    let words = ["another process copies to", &slow.uri("copy"), "stepdown"];
-    let told = quick.told(&[&["copy"], &args[..]].concat(), 4, &words[..2]);
+    let words = [
+        "another process copies to",
+        &slow.at("copy"),
+        "wait until it has ended",
+    ];
+    let told = quick.told(&[&["copy"], &args[..]].concat(), 4, &words);
     proxy.set(Traffic::Pass);
     println!("{}", told?);
     let (code, report, log) = first.end(SOON * 2)?;
@@ -209,8 +213,8 @@ fn a_full_disk_is_told_and_the_copy_goes_on_when_there_is_room() -> Result<()> {
         let whole = ran("32m")?;
         ensure!(whole.is_ok(), "{whole:?}");
         true_manifest(contents(Path::new(&copy))?)?;
-        let left: Vec<_> = fs::read_dir(&disk)?.collect::<Result<_, _>>()?;
-        ensure!(left.len() == 1, "{left:?}");
+        let left = fs::read_dir(&disk)?.count();
+        ensure!(left == 1, "{left} entries");
         run_inside("umount", &[&disk])
     })
 }
@@ -222,7 +226,8 @@ fn a_name_that_hdfs_does_not_take_is_told() -> Result<()> {
     let file = Path::new(&source).join("a:b");
     fs::write(&file, "colon")?;
     let args = ["copy", &source, &yard.uri("copy")];
-    let told = yard.told(&args, 1, &["a:b", "not a valid path"])?;
+    let words = ["a:b", "not a valid path", "once all names are such as"];
+    let told = yard.told(&args, 2, &words)?;
     println!("{told}");
     ensure!(!yard.published("copy")?);
     fs::remove_file(&file)?;
