@@ -15,10 +15,10 @@ use stepdown::storage::open::{StorageOptions, Storages};
 use tempfile::TempDir;
 
 use crate::common::Hdfs;
+use crate::common::checkpoint_tree::{self as trees, Shape};
 use crate::page::{Row, Table};
 use crate::places::STEPDOWN;
 use crate::proc::memory_kb;
-use crate::trees::{self, Shape};
 
 /// About 10,000 files of 0.5 to 4 KB.
 const MANY: Shape = Shape {

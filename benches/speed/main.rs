@@ -19,7 +19,6 @@ mod places;
 mod proc;
 mod round;
 mod sample;
-mod trees;
 
 use std::path::Path;
 use std::process::ExitCode;

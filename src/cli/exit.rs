@@ -189,7 +189,9 @@ fn of_copy(error: &CopyError) -> Option<Exit> {
             }
         }),
         CopyError::Exists { .. } | CopyError::Unstable { .. } => Some(Exit::Failed),
+        CopyError::SourceGone { .. } => Some(Exit::NotFound),
         CopyError::Storage(_)
+        | CopyError::CutShort { .. }
         | CopyError::Checkpoint(_)
         | CopyError::Document(_)
         | CopyError::Lease(_) => None,
@@ -230,7 +232,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
     }
     if let Some(error) = cause.downcast_ref::<CopyError>() {
         return match error {
-            CopyError::Storage(error) => Some(error),
+            CopyError::Storage(error) | CopyError::CutShort { source: error, .. } => Some(error),
             CopyError::Checkpoint(error) => Some(error),
             CopyError::Document(error) => Some(error),
             CopyError::Lease(error) => Some(error),
@@ -241,6 +243,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             | CopyError::InProgress { .. }
             | CopyError::Unstable { .. }
             | CopyError::NotSound { .. }
+            | CopyError::SourceGone { .. }
             | CopyError::Interrupted { .. } => None,
         };
     }

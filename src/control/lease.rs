@@ -239,6 +239,11 @@ impl Lease {
         self.beaten_at.elapsed() >= ttl / 3
     }
 
+    /// Whether nobody can have taken the lease over yet who waits for `ttl` of silence.
+    pub fn is_fresh(&self, ttl: Duration) -> bool {
+        self.beaten_at.elapsed() < ttl
+    }
+
     /// Whether the last beat is so new that nobody can have taken the lease over since: this process
     /// may have been halted in the middle of anything.
     pub fn is_sure(&self, ttl: Duration) -> bool {

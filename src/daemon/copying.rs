@@ -199,8 +199,10 @@ fn is_final(error: &CopyError) -> bool {
         | CopyError::Exists { .. }
         | CopyError::Nested { .. }
         | CopyError::NotSound { .. }
+        | CopyError::SourceGone { .. }
         | CopyError::Checkpoint(CheckpointError::Missing { .. }) => true,
         CopyError::Storage(_)
+        | CopyError::CutShort { .. }
         | CopyError::Checkpoint(_)
         | CopyError::InProgress { .. }
         | CopyError::Document(_)

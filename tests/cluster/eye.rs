@@ -1,5 +1,6 @@
 //! An eye and a hand on HDFS that are not stepdown's: the published client, blocking, with a deadline.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -91,24 +92,53 @@ impl Eye {
 
     /// The content of a file.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let read = async {
-            let reader = self.client.read(path).await?;
-            let length = reader.file_length();
-            let mut content = Vec::with_capacity(length);
-            let mut pieces = reader.read_range_stream(0, length).boxed();
-            while let Some(piece) = pieces.try_next().await? {
-                content.extend_from_slice(&piece);
-            }
-            Ok(content)
-        };
-        self.call(Box::pin(read))
+        self.call(Box::pin(read(&self.client, path)))
             .with_context(|| format!("read {path}"))
     }
 
     /// Writes a file, in the place of one that is there.
     pub(crate) fn write(&self, path: &str, content: &str) -> Result<()> {
-        self.call(Box::pin(write(&self.client, path, content)))
+        self.call(Box::pin(write(&self.client, path, content.into())))
             .with_context(|| format!("write {path}"))
+    }
+
+    /// Writes many files, in the place of those that are there.
+    pub(crate) fn write_all(&self, dir: &str, files: Vec<(String, Vec<u8>)>) -> Result<()> {
+        let writes = stream::iter(files.into_iter().map(Ok));
+        self.runtime.block_on(async {
+            let each = |(name, content): (String, Vec<u8>)| async move {
+                Box::pin(write(&self.client, &format!("{dir}/{name}"), content)).await
+            };
+            writes.try_for_each_concurrent(AT_ONCE, each).await
+        })?;
+        Ok(())
+    }
+
+    /// The files below a directory with their lengths, by relative path; none if it is missing.
+    pub(crate) fn lengths(&self, dir: &str) -> Result<BTreeMap<String, usize>> {
+        let found = match self.call(self.client.list_status(dir, true)) {
+            Ok(found) => found,
+            Err(HdfsError::FileNotFound(_)) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error).with_context(|| format!("list {dir}")),
+        };
+        let below = format!("{dir}/");
+        let files = found.into_iter().filter(|status| !status.isdir);
+        let named = files.filter_map(|status| {
+            let name = status.path.strip_prefix(&below)?.to_owned();
+            Some((name, status.length))
+        });
+        Ok(named.collect())
+    }
+
+    /// The files below a directory with their contents, by relative path; none if it is missing.
+    pub(crate) fn contents(&self, dir: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let names = self.lengths(dir)?.into_keys();
+        let reads = stream::iter(names.map(|name| async move {
+            let content = Box::pin(read(&self.client, &format!("{dir}/{name}"))).await?;
+            Ok::<_, HdfsError>((name, content))
+        }));
+        let all = reads.buffer_unordered(AT_ONCE).try_collect();
+        Ok(self.runtime.block_on(all)?)
     }
 
     /// Makes an empty file, or makes one empty.
@@ -122,7 +152,7 @@ impl Eye {
         self.runtime.block_on(async {
             let each = |path: &String| {
                 let path = path.clone();
-                async move { Box::pin(write(&self.client, &path, "")).await }
+                async move { Box::pin(write(&self.client, &path, Vec::new())).await }
             };
             writes.try_for_each_concurrent(AT_ONCE, each).await
         })?;
@@ -177,11 +207,22 @@ impl Eye {
     }
 }
 
-async fn write(client: &Client, path: &str, content: &str) -> Result<(), HdfsError> {
+async fn read(client: &Client, path: &str) -> Result<Vec<u8>, HdfsError> {
+    let reader = client.read(path).await?;
+    let length = reader.file_length();
+    let mut content = Vec::with_capacity(length);
+    let mut pieces = reader.read_range_stream(0, length).boxed();
+    while let Some(piece) = pieces.try_next().await? {
+        content.extend_from_slice(&piece);
+    }
+    Ok(content)
+}
+
+async fn write(client: &Client, path: &str, content: Vec<u8>) -> Result<(), HdfsError> {
     let options = WriteOptions::default().overwrite(true);
     let mut writer = client.create(path, options).await?;
     if !content.is_empty() {
-        Box::pin(writer.write_bytes(content.to_owned().into())).await?;
+        Box::pin(writer.write_bytes(content.into())).await?;
     }
     Box::pin(writer.close()).await
 }

@@ -6,6 +6,8 @@ pub mod common;
 #[cfg(test)]
 mod checkpoint_cli;
 #[cfg(test)]
+mod checkpoint_faults;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod eye;

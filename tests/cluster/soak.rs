@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -271,15 +272,16 @@ fn jobs(place: &Place) -> String {
     [job("going"), job("standing")].concat()
 }
 
-/// The record of a count, in the cache.
-struct Record {
+/// The record of a count, in the cache: one line for each trial.
+pub(crate) struct Record<T> {
     path: PathBuf,
     file: Mutex<File>,
-    done: Vec<Trial>,
+    pub(crate) done: Vec<T>,
 }
 
-impl Record {
-    fn open(name: &str) -> Result<Self> {
+impl<T: Serialize + DeserializeOwned> Record<T> {
+    /// What earlier runs did, to be added to.
+    pub(crate) fn open(name: &str) -> Result<Self> {
         let dir = cache_dir().join("soak");
         fs::create_dir_all(&dir)?;
         let path = dir.join(format!("{name}.jsonl"));
@@ -288,7 +290,7 @@ impl Record {
         let lines = text
             .lines()
             .map_while(|line| serde_json::from_str(line).ok());
-        let done: Vec<Trial> = lines.collect();
+        let done: Vec<T> = lines.collect();
         let whole: String = text.split_inclusive('\n').take(done.len()).collect();
         fs::write(&path, whole)?;
         let file = File::options().append(true).open(&path)?;
@@ -299,10 +301,18 @@ impl Record {
         })
     }
 
-    fn add(&self, trial: &Trial) -> Result<()> {
+    pub(crate) fn add(&self, trial: &T) -> Result<()> {
         let mut file = self.file.lock().unwrap();
         writeln!(file, "{}", serde_json::to_string(trial)?)?;
         Ok(file.flush()?)
+    }
+
+    /// Puts it aside: the next run begins anew.
+    pub(crate) fn close(self) -> Result<()> {
+        Ok(fs::rename(
+            &self.path,
+            self.path.with_extension("last.jsonl"),
+        )?)
     }
 }
 
@@ -318,7 +328,7 @@ fn soak(
         Ok(text) => text.parse().context(STOPS)?,
         Err(_) => count,
     };
-    let record = Record::open(name)?;
+    let record: Record<Trial> = Record::open(name)?;
     let began = Instant::now();
     let session = u64::try_from(jiff::Timestamp::now().as_second())?;
     let next = AtomicU64::new(0);
@@ -351,7 +361,7 @@ fn soak(
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap())
     })?;
-    let all = Record::open(name)?.done;
+    let all = Record::<Trial>::open(name)?.done;
     let of = |is: fn(&Trial) -> bool| all.iter().filter(|trial| is(trial)).count();
     let (lost, doubled, mistaken) = (
         of(|trial| trial.lost),
@@ -363,17 +373,13 @@ fn soak(
         "| {} | {what} | {} | {} | {} | {kills} | {lost} | {doubled} | {mistaken} | {} |\n",
         jiff::Zoned::now().date(),
         machine(),
-        if cfg!(debug_assertions) {
-            "debug"
-        } else {
-            "release"
-        },
+        build(),
         all.len(),
         seconds(&all),
     );
     print!("{row}");
-    add_row(&row)?;
-    fs::rename(&record.path, record.path.with_extension("last.jsonl"))?;
+    add_row(&row, "<!-- end of stops -->")?;
+    record.close()?;
     ensure!(lost + doubled + mistaken == 0, "{row}");
     Ok(())
 }
@@ -390,7 +396,17 @@ fn seconds(all: &[Trial]) -> u64 {
     sessions.iter().map(of).sum()
 }
 
-fn machine() -> String {
+/// How the tests and what they start were built.
+pub(crate) fn build() -> &'static str {
+    if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    }
+}
+
+/// What this machine is like.
+pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kilobytes: u64 = memory
@@ -401,13 +417,12 @@ fn machine() -> String {
     format!("{cores} cores, {} GB", (kilobytes + (1 << 19)) >> 20)
 }
 
-/// Puts the row at the end of the page's table.
-fn add_row(row: &str) -> Result<()> {
+/// Puts the row at the end of the page's table, which is marked by `end`.
+pub(crate) fn add_row(row: &str, end: &str) -> Result<()> {
     static PAGE: Mutex<()> = Mutex::new(());
     let _turn = PAGE.lock().unwrap();
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/soak.md");
     let page = fs::read_to_string(&file).context("docs/soak.md")?;
-    let end = "<!-- end of stops -->";
     ensure!(page.contains(end), "docs/soak.md has no {end}");
     fs::write(file, page.replace(end, &format!("{row}{end}")))?;
     Ok(())

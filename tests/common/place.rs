@@ -201,8 +201,16 @@ impl Place {
     /// # Errors
     /// If it does not end in time.
     pub fn stepdown(&self, args: &[&str]) -> Result<ToolOutput> {
+        self.stepdown_with(args, &[])
+    }
+
+    /// As [`Place::stepdown`], with more in its environment.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn stepdown_with(&self, args: &[&str], env: &[(&str, &str)]) -> Result<ToolOutput> {
         let args: Vec<OsString> = self.global_args(args.iter().map(OsString::from));
-        run_program(binary(), &args, self.environment(&[]), SOON * 2)
+        run_program(binary(), &args, self.environment(env), SOON * 2)
     }
 
     /// Starts `stepdown` with these arguments, its output in `<name>.log`.

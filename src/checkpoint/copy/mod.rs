@@ -29,7 +29,9 @@ use super::query_id::QueryId;
 use super::target::At;
 use crate::control::{DocumentError, LeaseError, LeaseOwner, LeasePolicy};
 use crate::model::Generation;
-use crate::storage::{DirIdentity, Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{
+    Authority, DirIdentity, ErrorKind, Storage, StorageError, StoragePath, StorageUri,
+};
 
 pub use work::Work;
 
@@ -269,7 +271,10 @@ pub enum CopyError {
         source_uri: StorageUri,
     },
     /// Another process copies to this destination.
-    #[error("another process copies to {destination} ({holder}, generation {generation})")]
+    #[error(
+        "another process copies to {destination} ({holder}, generation {generation}); wait until it \
+         has ended, or copy to another place"
+    )]
     InProgress {
         /// The destination.
         destination: StorageUri,
@@ -285,7 +290,10 @@ pub enum CopyError {
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// Files went on vanishing or changing.
-    #[error("the source changed faster than it could be copied, {plans} times in a row: {why}")]
+    #[error(
+        "the source changed faster than it could be copied, {plans} times in a row; a query that keeps \
+         more batches (spark.sql.streaming.minBatchesToRetain) or stands still can be copied: {why}"
+    )]
     Unstable {
         /// How often it was tried.
         plans: u32,
@@ -300,12 +308,82 @@ pub enum CopyError {
         /// What is wrong.
         why: String,
     },
+    /// The source went away under the copy.
+    #[error("{source_uri} was removed while it was copied; {work} can be removed as well")]
+    SourceGone {
+        /// The source.
+        source_uri: StorageUri,
+        /// The work directory.
+        work: StorageUri,
+    },
+    /// A storage refused or did not answer in the middle.
+    #[error(
+        "the copy to {destination} did not come to its end; once {remedy}, the same command goes on \
+         with it"
+    )]
+    CutShort {
+        /// The destination.
+        destination: StorageUri,
+        /// What has to be so before the copy can go on.
+        remedy: &'static str,
+        /// What the storage said.
+        source: StorageError,
+    },
     /// The copy was told to end. What is there stays, and the same command goes on with it.
     #[error("interrupted; the same command goes on with what is in {work}")]
     Interrupted {
         /// The work directory.
         work: StorageUri,
     },
+}
+
+impl CopyError {
+    /// The same, and what to do about it where a storage is the reason.
+    fn of_copy_to(self, destination: &Place) -> Self {
+        let (Self::Storage(source)
+        | Self::Checkpoint(CheckpointError::Storage(source))
+        | Self::Document(DocumentError::Storage(source))
+        | Self::Lease(
+            LeaseError::Storage(source) | LeaseError::Document(DocumentError::Storage(source)),
+        )) = self
+        else {
+            return self;
+        };
+        // What is not there is no matter of waiting.
+        if source.kind == ErrorKind::NotFound {
+            return Self::Storage(source);
+        }
+        Self::CutShort {
+            destination: destination.uri(),
+            remedy: remedy(&source),
+            source,
+        }
+    }
+}
+
+/// What has to be so before a copy that met `error` can go on.
+fn remedy(error: &StorageError) -> &'static str {
+    match error.kind {
+        ErrorKind::QuotaExceeded => "the quota is raised or there is room in it",
+        ErrorKind::NoSpace if error.uri.authority == Authority::Local => "there is room",
+        ErrorKind::NoSpace => "DataNodes run and have room",
+        ErrorKind::PermissionDenied => "this user has the right",
+        ErrorKind::Authentication => "the login is renewed",
+        ErrorKind::InvalidPath => "all names are such as the storage takes",
+        ErrorKind::SafeMode => "the NameNode has left safe mode",
+        ErrorKind::Standby
+        | ErrorKind::TimedOut
+        | ErrorKind::Unreachable
+        | ErrorKind::OutcomeUnknown => "the storage answers again",
+        ErrorKind::NotFound
+        | ErrorKind::AlreadyExists
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::TooLarge
+        | ErrorKind::Unsupported
+        | ErrorKind::Config
+        | ErrorKind::Other => "that is repaired",
+    }
 }
 
 /// The findings, one a line; of many only the first ones.
@@ -421,7 +499,7 @@ impl Place {
     async fn exists(&self) -> Result<bool, StorageError> {
         match self.storage.stat(&self.path).await {
             Ok(_) => Ok(true),
-            Err(error) if error.kind == crate::storage::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -433,6 +511,17 @@ impl Place {
 /// [`CopyError`]. Nothing is visible at the destination then; the work directory stays and the same
 /// call goes on with it.
 pub async fn copy(
+    request: &CopyRequest,
+    copyist: &Copyist,
+    events: Events<'_>,
+    shutdown: &CancellationToken,
+) -> Result<CopyReport, CopyError> {
+    copy_to_the_end(request, copyist, events, shutdown)
+        .await
+        .map_err(|error| error.of_copy_to(&request.destination))
+}
+
+async fn copy_to_the_end(
     request: &CopyRequest,
     copyist: &Copyist,
     events: Events<'_>,
@@ -545,7 +634,15 @@ pub(super) async fn pass(
     for attempt in 0..PLANS {
         let (contents, plan) = match planned.take() {
             Some(planned) => planned,
-            None => unless_stopped(request, shutdown, plan_now(request)).await?,
+            None => match unless_stopped(request, shutdown, plan_now(request)).await {
+                Err(CopyError::Checkpoint(CheckpointError::Missing { .. })) if attempt > 0 => {
+                    return Err(CopyError::SourceGone {
+                        source_uri: request.source.uri(),
+                        work: work.uri(),
+                    });
+                }
+                planned => planned?,
+            },
         };
         // Right after files vanished the logs may be of one moment and the state of another.
         if attempt + 1 < PLANS && attempt > 0 && !plan.problems.is_empty() {
@@ -645,7 +742,9 @@ impl SyncedCopy {
     ) -> Result<CopyReport, CopyError> {
         let request = self.request.clone();
         let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
-        copy_or_settle(&mut self.work, &request, first, events, shutdown).await
+        copy_or_settle(&mut self.work, &request, first, events, shutdown)
+            .await
+            .map_err(|error| error.of_copy_to(&self.request.destination))
     }
 
     /// Keeps the work directory while no pass is under way; to be called more often than a third of

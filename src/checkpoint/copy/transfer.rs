@@ -14,6 +14,7 @@ use super::work::Work;
 use super::{CopyError, CopyRequest, Event, Events, Planned};
 use crate::checkpoint::listing::Listing;
 use crate::checkpoint::plan::{PlannedFile, Tally};
+use crate::control::LeaseError;
 use crate::storage::{CreateMode, Depth, ErrorKind, FileKind, Storage, StorageError, StoragePath};
 
 /// Files up to this size are held in memory whole.
@@ -178,7 +179,8 @@ impl Work {
         Ok(())
     }
 
-    /// Copies all tasks; the reason if the source changed.
+    /// Copies all tasks; the reason if the source changed. What is done is recorded, also where the
+    /// rest fails.
     async fn copy_all(
         &mut self,
         request: &CopyRequest,
@@ -186,10 +188,36 @@ impl Work {
         events: Events<'_>,
         shutdown: &CancellationToken,
     ) -> Result<Option<String>, CopyError> {
+        let mut running = JoinSet::new();
+        let copied = self
+            .copy_tasks(request, tasks, &mut running, events, shutdown)
+            .await;
+        // Nothing may be written any more once the lease is given back.
+        running.shutdown().await;
+        if let Err(CopyError::Lease(LeaseError::Lost { .. })) = copied {
+            // The journal is the new holder's.
+            return copied;
+        }
+        let flushed = self.journal.flush(self.destination.storage.as_ref()).await;
+        match (copied, flushed) {
+            // The first error says more.
+            (Err(error), _) => Err(error),
+            (Ok(_), Err(error)) => Err(error.into()),
+            (Ok(changed), Ok(())) => Ok(changed),
+        }
+    }
+
+    async fn copy_tasks(
+        &mut self,
+        request: &CopyRequest,
+        tasks: Vec<Task>,
+        running: &mut JoinSet<(bool, Result<Staged, Failure>)>,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<String>, CopyError> {
         let (from, to) = (request.source.clone(), self.destination.storage.clone());
         let tree = self.tree();
         let mut waiting = tasks.into_iter().peekable();
-        let mut running: JoinSet<(bool, Result<Staged, Failure>)> = JoinSet::new();
         let (streamed, mut streaming) = mpsc::channel::<u64>(64);
         let (mut small, mut large) = (0_usize, 0_usize);
         let mut changed = None;
@@ -251,17 +279,11 @@ impl Work {
                         }
                         Err(Failure::Changed(why)) => changed = Some(why),
                         Err(Failure::Stopped) => stopped = true,
-                        Err(Failure::Storage(error)) => {
-                            // What is done stays done for the next call.
-                            running.shutdown().await;
-                            self.journal.flush(to.as_ref()).await?;
-                            return Err(error.into());
-                        }
+                        Err(Failure::Storage(error)) => return Err(error.into()),
                     }
                 }
             }
         }
-        self.journal.flush(to.as_ref()).await?;
         if stopped || (shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some())) {
             return Err(CopyError::Interrupted { work: self.uri() });
         }

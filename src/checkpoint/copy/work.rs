@@ -10,7 +10,9 @@ use super::journal::Journal;
 use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::plan::Scope;
-use crate::control::{Acquired, Document, Lease, LeaseWatch, load_optional, save_replacing};
+use crate::control::{
+    Acquired, Document, Lease, LeaseError, LeaseWatch, load_optional, save_replacing,
+};
 use crate::storage::{ErrorKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
 
 /// Pause between two looks at another's lease that may have been left.
@@ -205,12 +207,20 @@ impl Work {
         Ok(())
     }
 
-    /// Keeps the lease alive; to be called now and then.
+    /// Keeps the lease alive; to be called now and then. A storage that does not answer for a while
+    /// is an error only once another process may take the lease over.
     pub(super) async fn keep(&mut self) -> Result<(), CopyError> {
-        if self.lease.is_beat_due(self.ttl) {
-            self.lease.beat(self.destination.storage.as_ref()).await?;
+        if !self.lease.is_beat_due(self.ttl) {
+            return Ok(());
         }
-        Ok(())
+        match self.lease.beat(self.destination.storage.as_ref()).await {
+            Ok(_) => Ok(()),
+            Err(LeaseError::Storage(error)) if self.lease.is_fresh(self.ttl) => {
+                tracing::debug!("{error}; the lease still holds");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Gives the lease back; after a publication the directory goes too. What is left after an error

@@ -108,6 +108,7 @@ enum Round {
 fn may_pass(error: &CopyError) -> bool {
     match error {
         CopyError::Storage(error)
+        | CopyError::CutShort { source: error, .. }
         | CopyError::Checkpoint(CheckpointError::Storage(error))
         | CopyError::Document(DocumentError::Storage(error))
         | CopyError::Lease(LeaseError::Storage(error)) => error.kind.is_unreachable(),
@@ -121,6 +122,7 @@ fn may_pass(error: &CopyError) -> bool {
         | CopyError::Nested { .. }
         | CopyError::InProgress { .. }
         | CopyError::NotSound { .. }
+        | CopyError::SourceGone { .. }
         | CopyError::Interrupted { .. } => false,
     }
 }

@@ -57,6 +57,61 @@ fn state_file(seed: u64, bytes: usize) -> Vec<u8> {
     file
 }
 
+/// The file with the query id.
+pub fn metadata() -> (String, Vec<u8>) {
+    let id = br#"{"id":"c77e8c68-28a9-4bfb-877a-e29b6987550f"}"#;
+    ("metadata".to_owned(), id.to_vec())
+}
+
+/// The files of one batch, in the order in which a query writes them.
+pub fn batch_files(shape: Shape, batch: u64) -> Vec<(String, Vec<u8>)> {
+    let offset = format!(
+        "v1\n{{\"batchWatermarkMs\":0,\"batchTimestampMs\":{},\"conf\":{{\
+         \"spark.sql.streaming.stateStore.providerClass\":\"org.apache.spark.sql.execution.streaming.\
+         state.HDFSBackedStateStoreProvider\",\"spark.sql.shuffle.partitions\":\"{}\"}}}}\n\
+         {{\"offset\":{},\"timestamp\":1700000010000}}",
+        1_795_153_255_117 + batch,
+        shape.partitions,
+        (batch + 1) * 100
+    );
+    let mut files = vec![(format!("offsets/{batch}"), offset.into_bytes())];
+    let version = batch + 1;
+    for partition in 0..shape.partitions {
+        let store = format!("state/0/{partition}");
+        let bytes = state_bytes(partition, version);
+        let content = state_file(partition << 32 | version, bytes);
+        if version.checked_rem(shape.snapshot_each) == Some(0) {
+            files.push((format!("{store}/{version}.snapshot"), content.clone()));
+        }
+        files.push((format!("{store}/{version}.delta"), content));
+    }
+    let commit = "v1\n{\"nextBatchWatermarkMs\":0}";
+    files.push((format!("commits/{batch}"), commit.into()));
+    files
+}
+
+/// The files that a query removes with the end of `batch` if it keeps so many batches before it: the
+/// oldest logs, and the state that no kept batch starts from. Needs snapshots.
+pub fn purged_files(shape: Shape, batch: u64, kept: u64) -> Vec<String> {
+    let Some(oldest) = batch.checked_sub(kept + 1) else {
+        return Vec::new();
+    };
+    let mut files = vec![format!("offsets/{oldest}"), format!("commits/{oldest}")];
+    let base = |version: u64| version - version.checked_rem(shape.snapshot_each).unwrap_or(version);
+    for version in base(oldest)..base(oldest + 1) {
+        for partition in 0..shape.partitions {
+            let file = format!("state/0/{partition}/{version}");
+            if version > 0 && version == base(version) {
+                files.push(format!("{file}.snapshot"));
+            }
+            if version > 0 {
+                files.push(format!("{file}.delta"));
+            }
+        }
+    }
+    files
+}
+
 /// Makes a checkpoint of this shape in `dir`.
 ///
 /// # Errors
@@ -65,8 +120,8 @@ pub fn make(dir: &Path, shape: Shape) -> Result<()> {
     for name in ["offsets", "commits", "state/0"] {
         fs::create_dir_all(dir.join(name))?;
     }
-    let id = r#"{"id":"c77e8c68-28a9-4bfb-877a-e29b6987550f"}"#;
-    fs::write(dir.join("metadata"), id)?;
+    let (name, content) = metadata();
+    fs::write(dir.join(name), content)?;
     for partition in 0..shape.partitions {
         fs::create_dir(dir.join(format!("state/0/{partition}")))?;
     }
@@ -81,28 +136,9 @@ pub fn make(dir: &Path, shape: Shape) -> Result<()> {
 /// # Errors
 /// If a file cannot be written.
 pub fn add_batch(dir: &Path, shape: Shape, batch: u64) -> Result<()> {
-    let offset = format!(
-        "v1\n{{\"batchWatermarkMs\":0,\"batchTimestampMs\":{},\"conf\":{{\
-         \"spark.sql.streaming.stateStore.providerClass\":\"org.apache.spark.sql.execution.streaming.\
-         state.HDFSBackedStateStoreProvider\",\"spark.sql.shuffle.partitions\":\"{}\"}}}}\n\
-         {{\"offset\":{},\"timestamp\":1700000010000}}",
-        1_795_153_255_117 + batch,
-        shape.partitions,
-        (batch + 1) * 100
-    );
-    fs::write(dir.join(format!("offsets/{batch}")), offset)?;
-    let version = batch + 1;
-    for partition in 0..shape.partitions {
-        let store = dir.join(format!("state/0/{partition}"));
-        let bytes = state_bytes(partition, version);
-        let content = state_file(partition << 32 | version, bytes);
-        fs::write(store.join(format!("{version}.delta")), &content)?;
-        if version.checked_rem(shape.snapshot_each) == Some(0) {
-            fs::write(store.join(format!("{version}.snapshot")), &content)?;
-        }
+    for (name, content) in batch_files(shape, batch) {
+        fs::write(dir.join(name), content)?;
     }
-    let commit = "v1\n{\"nextBatchWatermarkMs\":0}";
-    fs::write(dir.join(format!("commits/{batch}")), commit)?;
     Ok(())
 }
 
