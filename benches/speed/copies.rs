@@ -29,7 +29,7 @@ const MANY: Shape = Shape {
 /// For peers that take long: a rate is enough.
 const SOME: Shape = Shape {
     batches: 10,
-    partitions: 38,
+    partitions: 28,
     snapshot_each: 0,
 };
 const TURNS: usize = 3;

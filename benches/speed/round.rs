@@ -1,7 +1,7 @@
 //! One round over the markers of one directory: wall time, and requests to the NameNode.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stepdown::marker::{DirectoryPoll, Sighting};
@@ -88,6 +88,8 @@ fn requests(ground: &Ground) -> Result<Option<u64>> {
     match ground {
         Ground::Local => Ok(None),
         Ground::Hdfs(hdfs) => {
+            // Its figures are of a while ago.
+            std::thread::sleep(Duration::from_secs(3));
             let namenode = hdfs.namenode();
             let counted = jmx::client_requests(namenode.http_port(), namenode.port());
             counted.context("the NameNode shows no metrics").map(Some)

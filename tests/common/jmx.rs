@@ -60,26 +60,22 @@ pub fn rpc_calls(http_port: u16, rpc_port: u16) -> Option<BTreeMap<String, u64>>
     Some(figures.as_object()?.iter().filter_map(count).collect())
 }
 
-/// How many requests of clients the NameNode with these ports has answered; `None` if it does not say.
+/// How many requests of clients the NameNode with these ports has answered, as of a second ago; `None`
+/// if it does not say.
 pub fn client_requests(http_port: u16, rpc_port: u16) -> Option<u64> {
     // What DataNodes ask for.
     const OF_SERVERS: [&str; 5] = [
-        "SendHeartbeatNumOps",
-        "BlockReportNumOps",
-        "BlockReceivedAndDeletedNumOps",
-        "RegisterDatanodeNumOps",
-        "VersionRequestNumOps",
+        "SendHeartbeat",
+        "BlockReport",
+        "BlockReceivedAndDeleted",
+        "RegisterDatanode",
+        "VersionRequest",
     ];
-    let name = format!("RpcDetailedActivityForPort{rpc_port}");
-    let detail = bean(http_port, "NameNode", &name)?;
-    // Newer servers count each request a second time, for the time that it took with its wait.
-    let counts = detail.as_object()?.iter().filter(|(key, _)| {
-        key.ends_with("NumOps")
-            && !key.starts_with("Overall")
-            && !key.starts_with("Deferred")
-            && !OF_SERVERS.contains(&key.as_str())
-    });
-    Some(counts.filter_map(|(_, count)| count.as_u64()).sum())
+    let calls = rpc_calls(http_port, rpc_port)?;
+    let of_clients = calls
+        .iter()
+        .filter(|(name, _)| !OF_SERVERS.contains(&name.as_str()));
+    Some(of_clients.map(|(_, count)| count).sum())
 }
 
 fn bean(http_port: u16, service: &str, name: &str) -> Option<Value> {
