@@ -6,7 +6,7 @@ CARGO ?= cargo
 TEST_FLAGS = --locked --features crash-points
 
 .PHONY: run test test-unit test-cluster soak bench lint docs install \
-	driver-kit test-driver
+	driver-kit test-driver soak-driver
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
@@ -56,3 +56,7 @@ driver-kit:
 # The driver kit in real Spark.
 test-driver: driver-kit
 	python3 driver/tests/run.py
+
+# Hundreds of drains, and of other stops beside them, as a table.
+soak-driver: driver-kit
+	python3 driver/tests/soak.py

@@ -15,10 +15,16 @@ classes=$out/classes
 jar=$out/stepdown-driver-$version.jar
 rm -rf "$classes"
 mkdir -p "$classes/io/stepdown"
-javac --release 8 -Xlint:all,-options,-classfile,-path -Werror -cp "$spark/pyspark/jars/*" -d "$classes" \
+javac --release 8 -Xlint:all,-options,-classfile,-path,-serial -Werror -cp "$spark/pyspark/jars/*" -d "$classes" \
     driver/src/io/stepdown/*.java
 printf 'version=%s\nrevision=%s\n' "$version" "$revision" >"$classes/io/stepdown/build.properties"
 printf 'Implementation-Title: stepdown driver kit\nImplementation-Version: %s\nImplementation-Revision: %s\n' \
     "$version" "$revision" >"$out/manifest"
 jar --create --file "$jar" --manifest "$out/manifest" -C "$classes" io
+
+# What the tests put beside it.
+rm -rf "$out/test-classes"
+mkdir -p "$out/test-classes"
+javac --release 8 -Xlint:-options -cp "$classes:$spark/pyspark/jars/*" -d "$out/test-classes" \
+    driver/tests/java/io/stepdown/*.java
 echo "$jar"

@@ -1,10 +1,11 @@
 """The tests, each a function of the Spark to run on."""
 
+import json
 import os
 import signal
 import time
 
-from harness import Job, check, described_attempt, wait_until
+from harness import ROOT, Job, check, described_attempt, wait_until
 
 ALL = {}
 
@@ -336,3 +337,30 @@ def dstreams_stop_gracefully(home):
         ended = {n[3] for n in job.notes() if n[2] == "end"}
         check(begun == ended and batch in ended, f"batches without an end: {begun - ended}")
         check(job.notes()[-1][2] == "returned", "main did not return")
+
+
+def trials(home, *args, seconds):
+    """What `trials.py` counted."""
+    conf = {"spark.plugins": "", "spark.driver.memory": "700m"}
+    tests = [ROOT / "target/driver/test-classes"]
+    with Job(home, script="trials.py", args=args, conf=conf, classes=tests) as job:
+        check(job.await_end(seconds) == 0, "the trials did not end well")
+        return json.loads((job.dir / "trials.json").read_text())
+
+
+@case
+def drains_of_many_shapes_at_many_moments(home):
+    counted = trials(home, "--count", 24, "--ways", "kit", seconds=900)["kit"]
+    check(counted["trials"] == 24 and counted["dirty"] == 0, f"{counted}")
+
+
+@case
+def no_drain_aborts_the_batch_that_is_planned(home):
+    """The moment at which Spark 4.3 interrupts a query that is marked as ended."""
+    args = ["--triggers", "1 second", "--queries", 1, "--moments", "planned", "--delay-ms", 30]
+    ways = ["kit", "mark"]
+    counted = trials(home, "--count", 12, "--ways", *ways, "--sinks", "noop", *args, seconds=900)
+    check(counted["kit"]["trials"] == 12 and counted["kit"]["dirty"] == 0, f"{counted}")
+    if "4.3" in home.name:
+        # Else this would not show that the moment was met.
+        check(counted["mark"]["dirty"] > 0, f"the mark alone did no harm: {counted}")

@@ -154,11 +154,11 @@ class Job:
         wait_until(START_S, f"commit {number}",
                    lambda: self.is_running() and (newest(commits) or -1) >= number)
 
-    def await_end(self):
+    def await_end(self, seconds=END_S):
         try:
-            return self.process.wait(END_S)
+            return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Failed(f"it did not end within {END_S} s") from None
+            raise Failed(f"it did not end within {seconds} s") from None
 
     def java_pid(self):
         """The JVM of the job: spark-submit is it, python has it as its child."""

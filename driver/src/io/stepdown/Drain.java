@@ -20,7 +20,7 @@ final class Drain {
     private final SparkInternals spark;
     private final Gate gate = new Gate();
     private final Set<String> known = new HashSet<>();
-    private boolean hasRefused;
+    private volatile boolean hasRefused;
 
     Drain(SparkInternals spark) {
         this.spark = spark;
@@ -31,10 +31,7 @@ final class Drain {
         boolean areAllBetween = true;
         boolean isDone = true;
         for (Query query : spark.queries()) {
-            if (query.refuse()) {
-                hasRefused = true;
-                LOG.warn("refused query {}: the application is stepping down", query.id);
-            }
+            refuse(query);
             if (!query.isAlive()) {
                 continue;
             }
@@ -53,6 +50,22 @@ final class Drain {
             }
         }
         return isDone;
+    }
+
+    /** Refuses the query that is just being started; on the thread of that query. */
+    void refuse(String runId) throws ReflectiveOperationException {
+        for (Query query : spark.queries()) {
+            if (query.runId.equals(runId)) {
+                refuse(query);
+            }
+        }
+    }
+
+    private void refuse(Query query) {
+        if (query.refuse()) {
+            hasRefused = true;
+            LOG.warn("refused query {}: the application is stepping down", query.id);
+        }
     }
 
     /** Whether the application tried to start a query since the drain began. */

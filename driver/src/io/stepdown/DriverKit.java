@@ -12,6 +12,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import org.apache.hadoop.util.ShutdownHookManager;
+import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
 import org.apache.spark.api.plugin.DriverPlugin;
 import org.apache.spark.api.plugin.PluginContext;
@@ -32,6 +33,7 @@ final class DriverKit implements DriverPlugin {
     /** After Spark's, before Hadoop closes the file systems (10). */
     private static final int AFTER_SPARK = 20;
 
+    private static final String LISTENERS = "spark.sql.streaming.streamingQueryListeners";
     private static final long DRAIN_STEP_MS = 10;
     private static final long DRAINED_STEP_MS = 100;
     private static final long GO_POLL_MS = 500;
@@ -84,8 +86,18 @@ final class DriverKit implements DriverPlugin {
                     sparkContext.version(),
                     missing);
         }
-        drain = spark == null ? null : new Drain(spark);
+        if (spark != null) {
+            drain = new Drain(spark);
+            addListener(sparkContext.conf());
+        }
         return Collections.emptyMap();
+    }
+
+    /** Spark reads this setting when it makes a session, which comes later. */
+    private static void addListener(SparkConf conf) {
+        String others = conf.get(LISTENERS, "");
+        String own = Refusal.class.getName();
+        conf.set(LISTENERS, others.isEmpty() ? own : others + "," + own);
     }
 
     /** Called when the application has its id and executors are being started, before any user code. */
@@ -191,6 +203,17 @@ final class DriverKit implements DriverPlugin {
         LOG.warn("draining: {}", reason);
         enter(Phase.DRAINING);
         drainReason = reason;
+    }
+
+    void refuseIfDraining(String runId) {
+        if (drainReason == null) {
+            return;
+        }
+        try {
+            drain.refuse(runId);
+        } catch (ReflectiveOperationException error) {
+            LOG.error("a query could not be refused", error);
+        }
     }
 
     private long drainStep() throws ReflectiveOperationException {

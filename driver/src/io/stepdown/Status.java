@@ -20,14 +20,23 @@ import org.slf4j.LoggerFactory;
 final class Status {
     private static final Logger LOG = LoggerFactory.getLogger("io.stepdown");
 
+    private static final int MAX_QUERIES = 100;
+
     private final Settings settings;
     private final Configuration hadoop;
     private final Storage storage;
     private final Deadline deadline;
     private final ObjectNode fixed;
 
-    /** Every query that was seen, by its run id: what ended is still told. */
-    private final Map<String, ObjectNode> queries = new LinkedHashMap<>();
+    /** The last run of every query that was seen, by its id: what ended is still told. */
+    private final Map<String, ObjectNode> queries =
+            new LinkedHashMap<String, ObjectNode>() {
+                // Queries without a checkpoint of their own have a new id each time.
+                @Override
+                protected boolean removeEldestEntry(Map.Entry<String, ObjectNode> eldest) {
+                    return size() > MAX_QUERIES;
+                }
+            };
 
     /** The storages of checkpoints, by scheme and authority. */
     private final Map<String, Storage> storages = new HashMap<>();
@@ -101,7 +110,7 @@ final class Status {
     private Void save(ObjectNode message, List<Query> active) {
         try {
             for (Query query : active) {
-                queries.computeIfAbsent(query.runId, run -> describe(query));
+                queries.put(query.id, describe(query));
             }
             ArrayNode all = message.putArray("queries");
             for (ObjectNode query : queries.values()) {
