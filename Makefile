@@ -55,6 +55,7 @@ driver-kit:
 
 # The driver kit in real Spark.
 test-driver: driver-kit
+	$(CARGO) build --locked
 	python3 driver/tests/run.py
 
 # Hundreds of drains, and of other stops beside them, as a table.

@@ -7,6 +7,7 @@ Without names, all tests on all Sparks; prints totals as `N passed, N failed`.
 """
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -26,6 +27,8 @@ def main():
     unknown = set(args.names) - set(cases.ALL)
     if unknown:
         parser.error(f"no such test: {', '.join(sorted(unknown))}")
+    # So that a job is not left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     passed, failed = 0, []
     for version in args.spark or SPARKS:
         home = spark_home(version)
