@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import time
 
-from harness import END_S, ROOT, Job, check, described_attempt, wait_until
+from harness import ROOT, Job, check, described_attempt, stepdown, wait_until
+from hdfs import Hdfs
 
 ALL = {}
 
@@ -343,9 +343,8 @@ def dstreams_stop_gracefully(home):
 @case
 def stepdown_follows_the_drain(home):
     """`stepdown stop` removes the marker, reads the kit's status and the checkpoint: clean."""
-    program = os.environ.get("STEPDOWN", str(ROOT / "target/debug/stepdown"))
     with Job(home, args=["--batch-seconds", 4]) as job:
-        subprocess.run([program, "init", str(job.control)], check=True, capture_output=True)
+        stepdown("init", job.control)
         config = job.dir / "stepdown.toml"
         config.write_text(f"""
 control = "{job.control}"
@@ -355,19 +354,68 @@ checkpoints = ["{job.dir}/checkpoint-0"]
 backend = "driver"
 """)
 
-        def ask(*words):
-            command = [program, "--config", str(config), "--json", *words]
-            return subprocess.run(command, capture_output=True, text=True, timeout=END_S)
-
         batch = job.await_batch()
-        status = ask("status", "clicks")
-        check(str(job.java_pid()) in status.stdout, f"status: {status.stdout}{status.stderr}")
-        stop = ask("stop", "clicks")
-        check(stop.returncode == 0, f"stop: {stop.returncode} {stop.stdout}{stop.stderr}")
-        check('"clean"' in stop.stdout, f"not clean: {stop.stdout}")
+        status = stepdown("--config", config, "--json", "status", "clicks")
+        check(str(job.java_pid()) in status, f"status: {status}")
+        stop = stepdown("--config", config, "--json", "stop", "clicks")
+        check('"clean"' in stop, f"not clean: {stop}")
         check(job.await_end() == 0, "exit code")
         job.check_clean()
         check(job.last_committed() == batch, "another batch than the running one was the last")
+
+
+@case
+def over_hdfs_whose_name_node_hangs_and_dies(home):
+    conf = {"spark.stepdown.call-timeout": "2s", "spark.stepdown.status-interval": "500ms"}
+    with Hdfs() as hdfs:
+        control = f"{hdfs.uri}/stepdown"
+        stepdown("init", control)
+        stepdown("marker", "touch", f"{control}/markers/clicks.blue")
+        conf["spark.stepdown.control"] = control
+        with Job(home, args=["--batch-seconds", 0.5], conf=conf) as job:
+            config = job.dir / "stepdown.toml"
+            config.write_text(f"""
+control = "{control}"
+[jobs.clicks]
+checkpoints = ["{job.dir}/checkpoint-0"]
+[jobs.clicks.stop]
+backend = "driver"
+""")
+            there, unknown = "the marker is there", "the marker is unknown"
+            job.await_batch(1)
+            job.await_log(there)
+            for number, (break_it, repair) in enumerate((
+                    (hdfs.hang, hdfs.resume), (hdfs.kill_name_node, hdfs.start_name_node)), 1):
+                break_it()
+                wait_until(60, unknown, lambda: job.log.read_text().count(unknown) == number)
+                job.await_batch(job.last_committed() + 3)
+                repair()
+                wait_until(60, there, lambda: job.log.read_text().count(there) == number + 1)
+            batch = job.await_batch(job.last_committed() + 3)
+            status = stepdown("--config", config, "--json", "status", "clicks")
+            check(str(job.java_pid()) in status, f"status: {status}")
+            stop = stepdown("--config", config, "--json", "stop", "clicks")
+            check('"clean"' in stop, f"not clean: {stop}")
+            check(job.await_end() == 0, "exit code")
+            job.check_clean()
+            check(job.last_committed() >= batch, "a batch was lost")
+
+
+@case
+def over_hdfs_without_a_sentinel(home):
+    """The number of the directory's inode vouches for an absence."""
+    with Hdfs() as hdfs:
+        marker = f"{hdfs.uri}/plain/clicks"
+        stepdown("init", f"{hdfs.uri}/plain")
+        stepdown("marker", "touch", marker)
+        stepdown("marker", "rm", f"{hdfs.uri}/plain/.stepdown")
+        conf = {"spark.stepdown.marker": marker}
+        with Job(home, args=["--batch-seconds", 1], conf=conf, control=False) as job:
+            job.await_batch()
+            job.await_log("the marker is there")
+            stepdown("marker", "rm", marker)
+            check(job.await_end() == 0, "exit code")
+            job.check_clean()
 
 
 def trials(home, *args, seconds):

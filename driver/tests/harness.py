@@ -49,6 +49,14 @@ def spark_home(version):
     return Path(subprocess.run(fetch, check=True, capture_output=True, text=True).stdout.strip())
 
 
+def stepdown(*words):
+    """What the program says; anything but success fails."""
+    program = os.environ.get("STEPDOWN", str(ROOT / "target/debug/stepdown"))
+    done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, timeout=END_S)
+    check(done.returncode == 0, f"{words}: {done.returncode} {done.stdout}{done.stderr}")
+    return done.stdout
+
+
 def newest(directory):
     """The newest batch of a log; None if there is none."""
     if not directory.is_dir():
@@ -151,9 +159,11 @@ class Job:
         return wait_until(START_S, f"batch {number} of query {query}", look)[3]
 
     def await_commit(self, number, query=0):
-        commits = self.dir / f"checkpoint-{query}/commits"
-        wait_until(START_S, f"commit {number}",
-                   lambda: self.is_running() and (newest(commits) or -1) >= number)
+        def look():
+            self.is_running()
+            committed = self.last_committed(query)
+            return committed is not None and committed >= number
+        wait_until(START_S, f"commit {number}", look)
 
     def await_end(self, seconds=END_S):
         try:

@@ -20,7 +20,7 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The kit of one application: one thread that looks at the marker, drains and writes the status.
+ * The kit of one application: a thread that looks at the marker, and one that drains.
  *
  * <p>What it does to a healthy job is nothing; it kills nothing.
  */
@@ -41,6 +41,7 @@ final class DriverKit implements DriverPlugin {
     private static volatile DriverKit current;
 
     private final CountDownLatch drained = new CountDownLatch(1);
+    private final Object goLock = new Object();
     private final String markerRunId = UUID.randomUUID().toString();
 
     private SparkContext context;
@@ -124,19 +125,24 @@ final class DriverKit implements DriverPlugin {
         hooks.addShutdownHook(
                 this::sayEnded, AFTER_SPARK, 3 * slackMs, TimeUnit.MILLISECONDS);
 
-        Thread watch = new Thread(this::watch, "stepdown");
-        watch.setDaemon(true);
-        watch.start();
+        startThread(this::watch, "stepdown");
         if (settings.go != null && !settings.holdAtCall) {
             awaitGo();
         }
     }
 
     /** Holds the calling thread until the {@code go} of this rollout and generation is there. */
-    synchronized void awaitGo() {
-        if (settings.go == null || isGoGiven) {
-            return;
+    void awaitGo() {
+        // Not the kit's own lock: a drain is asked for while the caller is held.
+        synchronized (goLock) {
+            if (settings.go != null && !isGoGiven) {
+                hold();
+                isGoGiven = true;
+            }
         }
+    }
+
+    private void hold() {
         Storage storage = Storage.of(settings.go, context.hadoopConfiguration());
         Go go = new Go(storage, new Deadline("stepdown-go", settings.callTimeoutMs), settings);
         enter(Phase.HELD);
@@ -155,21 +161,38 @@ final class DriverKit implements DriverPlugin {
             }
             pause(GO_POLL_MS);
         }
-        isGoGiven = true;
         LOG.warn("go for rollout {}, generation {}", settings.rollout, settings.generation);
         enter(Phase.STARTING);
     }
 
     private void watch() {
-        while (current == this) {
+        while (current == this && drainReason == null) {
             try {
-                pause(drainReason == null ? look() : drainStep());
+                pause(look());
             } catch (ReflectiveOperationException | RuntimeException error) {
                 // The next round tries again: a thread that died would leave the job unprotected.
-                LOG.error("stepdown could not do its round", error);
+                LOG.error("stepdown could not look at the marker", error);
                 pause(settings.intervalMs);
             }
         }
+    }
+
+    private void drain() {
+        while (current == this) {
+            try {
+                pause(drainStep());
+            } catch (ReflectiveOperationException | RuntimeException error) {
+                // The next round tries again: queries may wait at the gate for this thread.
+                LOG.error("stepdown could not go on with the drain", error);
+                pause(DRAINED_STEP_MS);
+            }
+        }
+    }
+
+    private void startThread(Runnable task, String name) {
+        Thread thread = new Thread(task, name);
+        thread.setDaemon(true);
+        thread.start();
     }
 
     /** One look at the marker; returns how long to wait for the next. */
@@ -185,9 +208,6 @@ final class DriverKit implements DriverPlugin {
             enter(Phase.RUNNING);
         }
         writeStatus();
-        if (drainReason != null) {
-            return 0;
-        }
         if (marker.isBeingConfirmed()) {
             return settings.confirmSpacingMs;
         }
@@ -201,8 +221,10 @@ final class DriverKit implements DriverPlugin {
             return;
         }
         LOG.warn("draining: {}", reason);
-        enter(Phase.DRAINING);
         drainReason = reason;
+        enter(Phase.DRAINING);
+        // Not by the thread that looks at the marker: a SIGTERM does not wait for a hung NameNode.
+        startThread(this::drain, "stepdown-drain");
     }
 
     void refuseIfDraining(String runId) {
@@ -311,7 +333,7 @@ final class DriverKit implements DriverPlugin {
                     markerDeadline.call(() -> markerStorage.createNew(settings.marker, bytes));
             isMarkerMade = true;
         } catch (IOException error) {
-            tell("the marker cannot be made: " + error.getMessage());
+            tell("the marker cannot be made", ": " + error.getMessage());
         }
     }
 
@@ -335,19 +357,19 @@ final class DriverKit implements DriverPlugin {
     private void tellMarker() {
         Sighting last = marker.last();
         if (last.kind == Sighting.Kind.UNKNOWN) {
-            tell("the marker is unknown, nothing is stopped: " + last.why);
+            tell("the marker is unknown, nothing is stopped", ": " + last.why);
         } else if (last.kind == Sighting.Kind.PRESENT) {
-            tell("the marker is there: when it is removed, this job drains");
+            tell("the marker is there: when it is removed, this job drains", "");
         } else if (!marker.isArmed()) {
-            tell("the marker is not there yet: touch it, and its removal drains this job");
+            tell("the marker is not there yet: touch it, and its removal drains this job", "");
         }
     }
 
-    /** Says it once for each time it becomes so. */
-    private void tell(String word) {
+    /** Says it once for each time it becomes so; the reasons may change from look to look. */
+    private void tell(String word, String reason) {
         if (!word.equals(lastMarkerWord)) {
             lastMarkerWord = word;
-            LOG.warn(word);
+            LOG.warn("{}{}", word, reason);
         }
     }
 

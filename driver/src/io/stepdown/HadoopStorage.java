@@ -3,6 +3,7 @@ package io.stepdown;
 import java.io.FileNotFoundException;
 import java.io.IOException;
 import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
 import java.net.URI;
 import java.util.Arrays;
 import java.util.EnumSet;
@@ -54,7 +55,10 @@ final class HadoopStorage implements Storage {
         }
         try {
             // HDFS never gives the number of an inode twice. Not all clients show it.
-            return String.valueOf(status.getClass().getMethod("getFileId").invoke(status));
+            Method number = status.getClass().getMethod("getFileId");
+            // The class is not public, its interface is.
+            number.setAccessible(true);
+            return String.valueOf(number.invoke(status));
         } catch (NoSuchMethodException | IllegalAccessException | InvocationTargetException error) {
             return null;
         }

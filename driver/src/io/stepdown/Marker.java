@@ -21,9 +21,9 @@ final class Marker {
     private final URI dir;
     private final int confirm;
 
-    private Directory armedIn;
+    private volatile Directory armedIn;
     private int missed;
-    private Sighting last;
+    private volatile Sighting last;
 
     Marker(Storage storage, Deadline deadline, URI file, int confirm) {
         this.storage = storage;
