@@ -5,7 +5,8 @@ CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
 
-.PHONY: run test test-unit test-cluster soak bench lint docs install
+.PHONY: run test test-unit test-cluster soak bench lint docs install \
+	driver-kit test-driver soak-driver
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
@@ -47,3 +48,16 @@ install:
 	$(CARGO) build --locked --release
 	install -D -m 755 target/release/stepdown $(DESTDIR)$(PREFIX)/bin/stepdown
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
+
+# The part that runs inside Spark: target/driver/stepdown-driver-VERSION.jar.
+driver-kit:
+	driver/build.sh
+
+# The driver kit in real Spark.
+test-driver: driver-kit
+	$(CARGO) build --locked
+	python3 driver/tests/run.py
+
+# Hundreds of drains, and of other stops beside them, as a table.
+soak-driver: driver-kit
+	python3 driver/tests/soak.py

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Compiles the driver kit against the jars of PySpark and says where the jar is. Needs a JDK, 9 or newer;
+# the jar runs on Java 8.
+set -eu
+cd "$(dirname "$0")/.."
+
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain -- driver 2>/dev/null)" ] || revision="$revision-dirty"
+# The oldest Spark that is fetched: what it lacks cannot be used by mistake.
+spark=$(python3 tests/spark/fetch.py 3.5.9 .cache)
+
+out=target/driver
+classes=$out/classes
+jar=$out/stepdown-driver-$version.jar
+rm -rf "$classes"
+mkdir -p "$classes/io/stepdown"
+javac --release 8 -Xlint:all,-options,-classfile,-path,-serial -Werror -cp "$spark/pyspark/jars/*" -d "$classes" \
+    driver/src/io/stepdown/*.java
+printf 'version=%s\nrevision=%s\n' "$version" "$revision" >"$classes/io/stepdown/build.properties"
+printf 'Implementation-Title: stepdown driver kit\nImplementation-Version: %s\nImplementation-Revision: %s\n' \
+    "$version" "$revision" >"$out/manifest"
+jar --create --file "$jar" --manifest "$out/manifest" -C "$classes" io
+
+# What the tests put beside it.
+rm -rf "$out/test-classes"
+mkdir -p "$out/test-classes"
+javac --release 8 -Xlint:-options -cp "$classes:$spark/pyspark/jars/*" -d "$out/test-classes" \
+    driver/tests/java/io/stepdown/*.java
+echo "$jar"

@@ -1,0 +1,153 @@
+package io.stepdown;
+
+import java.net.URI;
+import java.util.Arrays;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.regex.Pattern;
+import org.apache.spark.SparkConf;
+import scala.Tuple2;
+
+/** The settings {@code spark.stepdown.*} of one application. */
+final class Settings {
+    private static final String PREFIX = "spark.stepdown.";
+    private static final Set<String> KEYS =
+            new TreeSet<>(
+                    Arrays.asList(
+                            "control", "job", "slot", "marker", "go", "rollout", "generation", "hold",
+                            "go-timeout", "create-marker", "interval", "confirm", "confirm-spacing",
+                            "call-timeout", "status-interval", "drain-timeout", "end-loop-after"));
+    private static final Pattern JOB_NAME = Pattern.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,99}");
+
+    /** The control directory; null where the application only has a marker. */
+    final URI control;
+
+    /** The job's name; the application's where none was set. */
+    final String job;
+
+    final String slot;
+    final URI marker;
+    final boolean createMarker;
+
+    /** The file that lets the queries start; null: nothing is held. */
+    final URI go;
+
+    final String rollout;
+    final long generation;
+
+    /** Whether the job itself says where it is held, by {@link Stepdown#awaitGo}. */
+    final boolean holdAtCall;
+
+    final long goTimeoutMs;
+    final long intervalMs;
+    final int confirm;
+    final long confirmSpacingMs;
+    final long callTimeoutMs;
+    final long statusIntervalMs;
+    final long drainTimeoutMs;
+
+    /** After this time an application that goes on starting queries is ended; negative: never. */
+    final long endLoopAfterMs;
+
+    private final SparkConf conf;
+
+    /**
+     * Reads them.
+     *
+     * @throws IllegalArgumentException if one is unknown, missing or wrong: a job that is not protected
+     *     as its owner thinks must not start
+     */
+    Settings(SparkConf conf) {
+        this.conf = conf;
+        refuseUnknownKeys();
+        control = uri("control");
+        slot = text("slot", "blue");
+        if (!slot.equals("blue") && !slot.equals("green")) {
+            throw wrong("slot", "it is neither blue nor green");
+        }
+        job = text("job", conf.get("spark.app.name", ""));
+        if (control != null && !JOB_NAME.matcher(job).matches()) {
+            throw wrong("job", "'" + job + "' is no job name: letters, digits, '-' and '_'");
+        }
+        URI named = uri("marker");
+        if (named == null && control == null) {
+            throw wrong("marker", "neither a marker nor spark.stepdown.control is set");
+        }
+        marker = named != null ? named : below("markers/" + job + "." + slot);
+        createMarker = conf.getBoolean(PREFIX + "create-marker", false);
+
+        String hold = text("hold", "start");
+        if (!hold.equals("start") && !hold.equals("call")) {
+            throw wrong("hold", "it is neither start nor call");
+        }
+        holdAtCall = hold.equals("call");
+        String where = text("go", null);
+        if (where != null && where.equals("control")) {
+            if (control == null) {
+                throw wrong("go", "'control' needs spark.stepdown.control");
+            }
+            go = below("state/" + job + "/go." + slot + ".json");
+        } else {
+            go = uri("go");
+        }
+        rollout = text("rollout", null);
+        generation = conf.getLong(PREFIX + "generation", -1);
+        if (go != null && (rollout == null || generation < 0)) {
+            throw wrong("go", "it needs spark.stepdown.rollout and spark.stepdown.generation too");
+        }
+        goTimeoutMs = time("go-timeout", "1h");
+
+        intervalMs = time("interval", "5s");
+        confirm = conf.getInt(PREFIX + "confirm", 2);
+        if (confirm < 1) {
+            throw wrong("confirm", "it is less than 1");
+        }
+        confirmSpacingMs = time("confirm-spacing", Storage.isLocal(marker) ? "20ms" : "1s");
+        callTimeoutMs = time("call-timeout", "10s");
+        statusIntervalMs = time("status-interval", "30s");
+        drainTimeoutMs = time("drain-timeout", "30min");
+        endLoopAfterMs =
+                "never".equals(text("end-loop-after", null)) ? -1 : time("end-loop-after", "10s");
+    }
+
+    /** The status file; null without a control directory. */
+    URI status() {
+        return control == null ? null : below("status/" + job + "." + slot + ".json");
+    }
+
+    private URI below(String path) {
+        return URI.create(control.toString().replaceAll("/+$", "") + "/" + path);
+    }
+
+    private void refuseUnknownKeys() {
+        for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
+            if (!KEYS.contains(entry._1())) {
+                throw wrong(entry._1(), "it is not known; known are " + KEYS);
+            }
+        }
+    }
+
+    private String text(String key, String otherwise) {
+        return conf.get(PREFIX + key, otherwise);
+    }
+
+    private long time(String key, String otherwise) {
+        return conf.getTimeAsMs(PREFIX + key, otherwise);
+    }
+
+    private URI uri(String key) {
+        String text = text(key, null);
+        if (text == null) {
+            return null;
+        }
+        try {
+            return Storage.parse(text);
+        } catch (IllegalArgumentException error) {
+            throw wrong(key, error.getMessage());
+        }
+    }
+
+    private static IllegalArgumentException wrong(String key, String why) {
+        return new IllegalArgumentException(PREFIX + key + ": " + why);
+    }
+}

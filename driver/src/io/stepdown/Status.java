@@ -1,0 +1,161 @@
+package io.stepdown;
+
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.net.URI;
+import java.time.Instant;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.UUID;
+import java.util.function.Consumer;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.spark.SparkContext;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The status file of the slot, which this application alone writes while it runs. */
+final class Status {
+    private static final Logger LOG = LoggerFactory.getLogger("io.stepdown");
+
+    private static final int MAX_QUERIES = 100;
+
+    private final Settings settings;
+    private final Configuration hadoop;
+    private final Storage storage;
+    private final Deadline deadline;
+    private final ObjectNode fixed;
+
+    /** The last run of every query that was seen, by its id: what ended is still told. */
+    private final Map<String, ObjectNode> queries =
+            new LinkedHashMap<String, ObjectNode>() {
+                // Queries without a checkpoint of their own have a new id each time.
+                @Override
+                protected boolean removeEldestEntry(Map.Entry<String, ObjectNode> eldest) {
+                    return size() > MAX_QUERIES;
+                }
+            };
+
+    /** The storages of checkpoints, by scheme and authority. */
+    private final Map<String, Storage> storages = new HashMap<>();
+
+    private Phase written;
+    private long writtenAtNanos;
+    private String lastError;
+
+    Status(Settings settings, SparkContext context) {
+        this.settings = settings;
+        hadoop = context.hadoopConfiguration();
+        storage = Storage.of(settings.status(), hadoop);
+        deadline = new Deadline("stepdown-status", settings.callTimeoutMs);
+        fixed = Messages.create("status");
+        fixed.put("job", settings.job).put("slot", settings.slot);
+        Attempt.describe(context, fixed.putObject("attempt"));
+        String scheme = settings.marker.getScheme();
+        if (scheme.equals("file") || scheme.equals("hdfs") || scheme.equals("viewfs")) {
+            // stepdown knows no other scheme, and would not read the rest either.
+            fixed.put("marker", Storage.show(settings.marker));
+        }
+        fixed.put("application_id", context.applicationId());
+        fixed.put("spark_version", context.version());
+        fixed.put("kit_version", Kit.VERSION).put("kit_revision", Kit.REVISION);
+        if (settings.go != null) {
+            fixed.put("rollout_id", settings.rollout).put("generation", settings.generation);
+        }
+    }
+
+    /**
+     * Starts a write if the phase has changed, or the last write is old. Does not wait for it; one that
+     * fails is made up for by the next.
+     *
+     * @param changing what differs from write to write
+     */
+    synchronized void write(Phase phase, List<Query> active, Consumer<ObjectNode> changing) {
+        long age = System.nanoTime() - writtenAtNanos;
+        if (phase == written && age < settings.statusIntervalMs * 1_000_000L) {
+            return;
+        }
+        ObjectNode message = message(phase, changing);
+        if (deadline.start(() -> save(message, active))) {
+            written = phase;
+            writtenAtNanos = System.nanoTime();
+        }
+    }
+
+    /** Writes the last phases, which must be there before the process ends. */
+    synchronized void writeNow(Phase phase, List<Query> active, Consumer<ObjectNode> changing) {
+        ObjectNode message = message(phase, changing);
+        deadline.settle();
+        written = phase;
+        writtenAtNanos = System.nanoTime();
+        try {
+            deadline.call(() -> save(message, active));
+        } catch (IOException error) {
+            complain(error);
+        }
+    }
+
+    private ObjectNode message(Phase phase, Consumer<ObjectNode> changing) {
+        ObjectNode message = fixed.deepCopy();
+        message.put("write_id", UUID.randomUUID().toString());
+        message.put("phase", phase.word());
+        message.put("written_at", Instant.now().toString());
+        changing.accept(message);
+        return message;
+    }
+
+    /** On the deadline's thread: it reads checkpoints, which may hang. */
+    private Void save(ObjectNode message, List<Query> active) {
+        try {
+            for (Query query : active) {
+                queries.put(query.id, describe(query));
+            }
+            ArrayNode all = message.putArray("queries");
+            for (ObjectNode query : queries.values()) {
+                all.add(withBatches(query));
+            }
+            storage.replace(settings.status(), Messages.bytes(message));
+            lastError = null;
+        } catch (IOException | RuntimeException error) {
+            complain(error);
+        }
+        return null;
+    }
+
+    private ObjectNode describe(Query query) {
+        ObjectNode description = fixed.objectNode();
+        description.put("id", query.id).put("run_id", query.runId).put("name", query.name);
+        try {
+            return description.put("checkpoint", query.checkpoint());
+        } catch (ReflectiveOperationException error) {
+            return description.putNull("checkpoint");
+        }
+    }
+
+    /** The newest batch of each log, as the checkpoint itself says. */
+    private ObjectNode withBatches(ObjectNode query) {
+        ObjectNode seen = query.deepCopy();
+        try {
+            URI checkpoint = Storage.parse(query.path("checkpoint").asText());
+            String root = checkpoint.getScheme() + "://" + checkpoint.getAuthority();
+            Storage logs =
+                    storages.computeIfAbsent(root, key -> Storage.of(checkpoint, hadoop));
+            seen.put("last_planned", logs.newestNumber(Storage.child(checkpoint, "offsets")));
+            seen.put("last_batch", logs.newestNumber(Storage.child(checkpoint, "commits")));
+        } catch (IOException | RuntimeException error) {
+            seen.put("batches_unknown", String.valueOf(error.getMessage()));
+        }
+        return seen;
+    }
+
+    /** Says it once for each time it becomes so: a NameNode that is down must not fill the log. */
+    private void complain(Exception error) {
+        String text = String.valueOf(error.getMessage());
+        if (!text.equals(lastError)) {
+            lastError = text;
+            LOG.warn("the status file {} cannot be written: {}", settings.status(), text);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+package io.stepdown;
+
+import java.net.URI;
+import java.util.Objects;
+import org.apache.spark.SparkContext;
+
+/** Drains the queries of this JVM at a chosen moment; a new drain each time, so many in one JVM. */
+public final class DrainTrial {
+    private static final long STEP_MS = 10;
+
+    private DrainTrial() {}
+
+    /**
+     * Ends all queries and returns after how many milliseconds they had ended.
+     *
+     * @param how {@code kit}; for comparison {@code mark}, the mark without the kit's care for the
+     *     moment, and {@code stop}, Spark's own
+     * @param offsets the log whose next entry is waited for first; empty: nothing is waited for
+     * @param delayMicros then so much more
+     */
+    public static long run(String how, String offsets, long delayMicros, long deadlineMs)
+            throws Exception {
+        SparkInternals spark = new SparkInternals(SparkContext.class.getClassLoader());
+        Drain drain = new Drain(spark);
+        if (!offsets.isEmpty()) {
+            URI log = Storage.parse(offsets);
+            Storage storage = new LocalStorage();
+            Long before = storage.newestNumber(log);
+            while (Objects.equals(before, storage.newestNumber(log))) {
+                Thread.yield();
+            }
+        }
+        long begun = System.nanoTime();
+        while (System.nanoTime() - begun < delayMicros * 1000) {
+            Thread.yield();
+        }
+        begun = System.nanoTime();
+        while (!step(how, spark, drain)) {
+            if (System.nanoTime() - begun > deadlineMs * 1_000_000) {
+                throw new IllegalStateException("the queries did not end");
+            }
+            Thread.sleep(STEP_MS);
+        }
+        return (System.nanoTime() - begun) / 1_000_000;
+    }
+
+    private static boolean step(String how, SparkInternals spark, Drain drain) throws Exception {
+        if (how.equals("kit")) {
+            return drain.step();
+        }
+        boolean isDone = true;
+        for (Query query : spark.queries()) {
+            isDone &= !query.isAlive();
+            if (how.equals("stop")) {
+                query.stopAtOnce();
+            } else {
+                query.terminate();
+                if (query.doing() == Query.Doing.WAITING) {
+                    query.interrupt();
+                }
+            }
+        }
+        return isDone;
+    }
+}
