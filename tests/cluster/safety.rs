@@ -556,7 +556,7 @@ fn stop_with_a_loss(hdfs: &Hdfs, call: &str, passing: usize, lost: Lost) -> Resu
     assert_eq!(remote.receipts("clicks")?.len(), 1);
     assert_eq!(remote.hooks().len(), 1, "{:?}", remote.hooks());
     let steps = remote.steps("clicks")?;
-    for step in ["latched.json", "requesting.json", "requested"] {
+    for step in ["latched.json", "requesting.json", "requested.json"] {
         let count = steps
             .iter()
             .filter(|name| name.ends_with(&format!(".{step}")))
