@@ -4,8 +4,6 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
-# Most tests wait for servers most of the time: more of them than cores run at once.
-export RUST_TEST_THREADS ?= 4
 
 .PHONY: run test test-unit test-cluster soak bench lint docs install \
 	driver-kit test-driver soak-driver
