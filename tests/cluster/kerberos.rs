@@ -208,7 +208,13 @@ fn tickets_keytabs_and_tokens_stop_a_job_and_their_lack_does_not() -> Result<()>
         assert_eq!(job.notes().len(), 1, "{name}: {:?}", job.notes());
         assert_eq!(bare.exit_status(), None, "{name}");
         println!("{name}: {rounds} rounds of polls, no stop");
-        assert!(watch.terminate()?.success(), "{name}");
+        // 6: a call was still under way that nobody answers.
+        let ended = watch.terminate()?;
+        let told = place.log("bad");
+        assert!(
+            ended.success() || ended.code() == Some(6),
+            "{name}: {ended}\n{told}"
+        );
     }
     // A ticket that is good, of somebody who may not.
     let mallory = kdc.kinit(&kdc.add_principal("mallory")?, HOUR)?;
