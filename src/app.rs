@@ -1,14 +1,16 @@
 //! The wiring: from the configuration to the parts. The only file that knows every part.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checkpoint::copy::{Existing, Place};
-use crate::config::{self, AttemptFrom, Config, Job, JobSlot, Loaded, SignalStop, Stop};
+use crate::config::{self, AttemptFrom, Config, Job, JobSlot, Loaded, Rollout, SignalStop, Stop};
 use crate::control::ControlDir;
 use crate::daemon::Daemon;
 use crate::daemon::copying::{CopyOrders, Destination};
 use crate::daemon::hooks::{HookPrograms, Hooks};
 use crate::daemon::poller::PollPolicy;
+use crate::daemon::rollout::{GateOptions, RolloutHookPrograms, RolloutPlan, RolloutSlot, StartIs};
 use crate::daemon::slot::SlotSpec;
 use crate::daemon::watch::{Fingerprint, PlannedSlot};
 use crate::hadoop::credentials::Login;
@@ -16,6 +18,8 @@ use crate::hadoop::{ConfSource, HadoopConf, HadoopConfError};
 use crate::marker::{MarkerPolicy, Trigger};
 use crate::model::Slot;
 use crate::process::{EndsWith, IdentityError, Signal, SignalTarget, identify, this_host};
+use crate::rollout::decide::{Deadlines, GateOverdue, Policy};
+use crate::rollout::state::Strategy;
 use crate::stop::Backend;
 use crate::stop::command::{CommandBackend, CommandOptions};
 use crate::stop::decide::{Escalate, StopPolicy};
@@ -215,6 +219,115 @@ impl App {
                 },
             },
         })
+    }
+}
+
+impl App {
+    /// All that a rollout of `job` has to know.
+    ///
+    /// # Errors
+    /// As [`App::storage`].
+    pub fn rollout_plan(&self, job: &Job, rollout: &Rollout) -> Result<RolloutPlan, StorageError> {
+        let board = self.board()?;
+        let watch = &self.config().watch;
+        let mut slots = BTreeMap::new();
+        for (slot, of) in &job.slots {
+            let mut planned = self.plan_slot(job, *slot, of, &board)?;
+            // A rollout makes its own copies.
+            let mut spec = self.slot_spec(job, *slot, of, None)?;
+            spec.copy_orders = None;
+            planned.spec = Arc::new(spec);
+            let mut checkpoints = Vec::with_capacity(of.checkpoints.len());
+            for uri in &of.checkpoints {
+                checkpoints.push(Place {
+                    storage: self.storage(&uri.authority)?,
+                    path: uri.path.clone(),
+                });
+            }
+            let start = of.start.as_ref().map(|argv| argv.words().to_vec());
+            slots.insert(
+                *slot,
+                RolloutSlot {
+                    planned,
+                    checkpoints,
+                    start,
+                },
+            );
+        }
+        let words = |argv: &Option<config::Argv>| argv.as_ref().map(|argv| argv.words().to_vec());
+        let gate = |argv: &Option<config::Argv>| GateOptions {
+            argv: words(argv),
+            interval: rollout.gate_interval,
+            timeout: rollout.gate_timeout,
+            passes: rollout.gate_passes,
+            commits: rollout.gate_commits,
+        };
+        Ok(RolloutPlan {
+            job: job.name.clone(),
+            control: board.control().clone(),
+            slots,
+            strategy: strategy(rollout.strategy),
+            in_place: rollout.checkpoint == config::RolloutCheckpoint::InPlace,
+            policy: rollout_policy(job, rollout),
+            start_is: match rollout.start_is {
+                config::StartIs::Launcher => StartIs::Launcher,
+                config::StartIs::Job => StartIs::Job,
+            },
+            start_log: rollout.start_log.clone(),
+            gate: gate(&rollout.gate),
+            post_gate: gate(&rollout.post_gate),
+            sync_interval: rollout.sync_interval,
+            poll: PollPolicy {
+                // A rollout is awaited: its markers are looked at more often than those of idle jobs.
+                interval: watch.interval.min(watch.drain_interval),
+                jitter: watch.jitter,
+            },
+            lease_ttl: watch.lease_ttl,
+            tick: watch.drain_interval,
+            hooks: Arc::new(RolloutHookPrograms {
+                on_start: words(&rollout.hooks.on_start),
+                on_stopped: words(&rollout.hooks.on_stopped),
+                on_success: words(&rollout.hooks.on_success),
+                on_failure: words(&rollout.hooks.on_failure),
+                on_needs_human: words(&rollout.hooks.on_needs_human),
+                timeout: rollout.hook_timeout,
+            }),
+            told: None,
+            leave_at_needs_human: true,
+        })
+    }
+}
+
+/// The strategy of the configuration as the engine's.
+pub fn strategy(strategy: config::Strategy) -> Strategy {
+    match strategy {
+        config::Strategy::StopStart => Strategy::StopStart,
+        config::Strategy::HandOver => Strategy::HandOver,
+        config::Strategy::Parallel => Strategy::Parallel,
+        config::Strategy::Rolling => Strategy::Rolling,
+    }
+}
+
+fn rollout_policy(job: &Job, rollout: &Rollout) -> Policy {
+    Policy {
+        deadlines: Deadlines {
+            prepare: rollout.prepare_deadline,
+            start: rollout.start_deadline,
+            gate: rollout.gate_deadline,
+            drain: job.drain_deadline,
+            copy: job.copy_deadline,
+            cutover: rollout.cutover_deadline,
+            prove: rollout.prove_deadline,
+            abort: rollout.abort_deadline,
+        },
+        auto_promote: rollout.promote == config::Promote::Auto,
+        gate_overdue: match rollout.on_gate_deadline {
+            config::OnGateDeadline::Abort => GateOverdue::Abort,
+            config::OnGateDeadline::Hold => GateOverdue::Hold,
+        },
+        hold_is_reported: rollout.hold_by == config::HoldBy::Kit,
+        has_start: false,
+        has_restart: false,
     }
 }
 

@@ -11,5 +11,6 @@ pub mod hadoop;
 pub mod marker;
 pub mod model;
 pub mod process;
+pub mod rollout;
 pub mod stop;
 pub mod storage;

@@ -9,7 +9,10 @@ use crate::checkpoint::plan::PlanRefused;
 use crate::config::ConfigError;
 use crate::control::{DocumentError, LeaseError};
 use crate::daemon::ask::AskError;
+use crate::daemon::rollout::RolloutError;
 use crate::daemon::run::RunError;
+use crate::rollout::engine::EngineError;
+use crate::rollout::journal::JournalError;
 use crate::stop::BackendError;
 use crate::storage::{ErrorKind, InvalidUri, StorageError};
 
@@ -155,6 +158,16 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(LeaseError::Lost { .. }) = cause.downcast_ref::<LeaseError>() {
         return Some(Exit::LeaseHeld);
     }
+    match cause.downcast_ref::<RolloutError>() {
+        Some(RolloutError::Held { .. } | RolloutError::Journal(JournalError::Overtaken { .. })) => {
+            return Some(Exit::LeaseHeld);
+        }
+        Some(RolloutError::Impossible { .. }) => return Some(Exit::Usage),
+        Some(_) | None => {}
+    }
+    if let Some(EngineError::Journal(JournalError::Overtaken { .. })) = cause.downcast_ref() {
+        return Some(Exit::LeaseHeld);
+    }
     if let Some(AskError::MarkerUnknown { .. }) = cause.downcast_ref::<AskError>() {
         return Some(Exit::Unreachable);
     }
@@ -245,6 +258,18 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             | CopyError::NotSound { .. }
             | CopyError::SourceGone { .. }
             | CopyError::Interrupted { .. } => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<RolloutError>() {
+        return match error {
+            RolloutError::Document(error) => Some(error),
+            RolloutError::Lease(error) => Some(error),
+            RolloutError::Journal(JournalError::Document(error)) => Some(error),
+            RolloutError::Backend(error) => Some(error),
+            RolloutError::Engine(error) => Some(error),
+            RolloutError::Journal(JournalError::Overtaken { .. })
+            | RolloutError::Held { .. }
+            | RolloutError::Impossible { .. } => None,
         };
     }
     match cause.downcast_ref::<RunError>()? {

@@ -43,6 +43,7 @@ Examples:
   stepdown run --marker /run/clicks -- python clicks.py
   stepdown marker rm /run/clicks               ask the job to stop
   stepdown checkpoint copy hdfs:///ck/clicks hdfs:///ck/clicks-v2
+  stepdown rollout start clicks                hand the job over to its new version
   stepdown doctor                              can it work here?
 
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 findings, 4 lease held by another,
@@ -125,6 +126,7 @@ pub(crate) enum Command {
     Init(cmd::init::InitArgs),
     Marker(cmd::marker::MarkerArgs),
     Checkpoint(Box<cmd::checkpoint::CheckpointArgs>),
+    Rollout(cmd::rollout::RolloutArgs),
     Doctor(cmd::doctor::DoctorArgs),
     Config(cmd::config::ConfigArgs),
     Completions(cmd::completions::CompletionsArgs),
@@ -153,6 +155,7 @@ impl Command {
             | Command::Init(_)
             | Command::Marker(_)
             | Command::Checkpoint(_)
+            | Command::Rollout(_)
             | Command::Doctor(_)
             | Command::Config(_)
             | Command::Completions(_)
@@ -235,6 +238,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Init(args) => cmd::init::run(args, &mut context).await,
         Command::Marker(args) => cmd::marker::run(args, &mut context).await,
         Command::Checkpoint(args) => cmd::checkpoint::run(*args, &mut context).await,
+        Command::Rollout(args) => cmd::rollout::run(args, &mut context).await,
         Command::Doctor(args) => cmd::doctor::run(args, &mut context).await,
         Command::Config(args) => cmd::config::run(args, &mut context),
         Command::Completions(args) => cmd::completions::run(&args, &mut context),

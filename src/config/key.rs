@@ -6,6 +6,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::duration;
+use super::rollout::{
+    HoldBy, OnGateDeadline, Promote, RolloutCheckpoint, StartIs, Strategy, TwoWriters,
+};
 use super::schema::{
     Argv, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart, SignalTarget,
     StopSignal, Trigger,
@@ -282,7 +285,14 @@ word_keys!(
     LogFormat,
     Level,
     SignalTarget,
-    EndsWith
+    EndsWith,
+    Strategy,
+    RolloutCheckpoint,
+    StartIs,
+    HoldBy,
+    Promote,
+    OnGateDeadline,
+    TwoWriters
 );
 
 impl Key for StopSignal {

@@ -14,12 +14,18 @@ pub mod lint;
 pub mod load;
 mod problem;
 mod read;
+mod read_rollout;
 pub mod reference;
+pub mod rollout;
 pub mod schema;
 mod section;
 
 pub use load::{Environment, Loaded, Lookup, load, load_values};
 pub use problem::{ConfigError, Place, Problem};
+pub use rollout::{
+    HoldBy, OnGateDeadline, Promote, Rollout, RolloutCheckpoint, RolloutHooks, StartIs, Strategy,
+    TwoWriters,
+};
 pub use schema::{
     Argv, AttemptFrom, CommandStop, Config, CopyExisting, EndsWith, Escalate, Hadoop, Hooks, Job,
     JobSlot, Level, Log, LogFormat, OnStopped, Restart, Run, STOP_ID, SignalStop, SignalTarget,

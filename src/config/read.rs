@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::key::{Key, Refusal, read_word};
 use super::load::Environment;
 use super::schema::{
-    AttemptFrom, CommandStop, Config, CopyExisting, Escalate, Hadoop, Hooks, Job, JobSlot, Log,
-    OnStopped, Run, SignalStop, Stop, Watch,
+    Argv, AttemptFrom, CommandStop, Config, CopyExisting, Escalate, Hadoop, Hooks, Job, JobSlot,
+    Log, OnStopped, Run, SignalStop, Stop, Watch,
 };
 use super::section::{Origin, Section};
 use crate::model::{JobName, Slot};
@@ -243,6 +243,8 @@ fn job(
     let copy_existing = section.value("copy-existing", CopyExisting::Refuse);
     let copy_deadline = section.checked("copy-deadline", Job::COPY_DEADLINE, positive);
     let hooks = hooks(section.section("hooks"), Some(general));
+    let rollout_section = section.section("rollout");
+    let (rollout, start) = super::read_rollout::rollout(rollout_section);
     let has_stop = section.has("stop");
     let stop_section = section.section("stop");
     let common = if stop_section.is_present() {
@@ -268,6 +270,8 @@ fn job(
                     stop: common.as_ref(),
                     stop_key: (!has_stop).then(|| section.key("stop")),
                     escalate,
+                    start: start.as_ref(),
+                    start_key: section.key("rollout.start"),
                 };
                 let marker = control.map(|control| marker_in(control, name, slot));
                 if let Some(found) = job_slot(slot_section, marker, &shared) {
@@ -280,6 +284,9 @@ fn job(
             Err(invalid) => slot_section.problem_here(Refusal::new(invalid.to_string())),
         }
     }
+    if let Some(rollout) = &rollout {
+        super::read_rollout::check(&section.section("rollout"), rollout, trigger, &slots);
+    }
     section.finish();
     (!slots.is_empty()).then_some(Job {
         name: name.clone(),
@@ -291,6 +298,7 @@ fn job(
         copy_existing,
         copy_deadline,
         hooks,
+        rollout,
         slots,
     })
 }
@@ -310,6 +318,9 @@ struct Shared<'s> {
     /// The job's `stop` key, where the file does not have it.
     stop_key: Option<String>,
     escalate: Escalate,
+    /// The start command of the job's rollouts.
+    start: Option<&'s Argv>,
+    start_key: String,
 }
 
 fn job_slot(
@@ -346,12 +357,20 @@ fn job_slot(
         }
         shared.stop.cloned()
     };
+    let origin = match shared.start {
+        Some(_) => Origin::Key {
+            key: shared.start_key.clone(),
+        },
+        None => Origin::Default,
+    };
+    let start = section.value_or("start", shared.start.cloned(), origin);
     section.finish();
     Some(JobSlot {
         marker: marker?,
         checkpoints,
         copy_to,
         stop: stop?,
+        start,
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rollout::Rollout;
 use crate::model::{JobName, Slot};
 use crate::storage::{Authority, StorageUri};
 
@@ -44,6 +45,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -333,6 +336,8 @@ pub struct Job {
     pub copy_deadline: Duration,
     /// Its hooks: its own, those of `[hooks]` for what it does not name.
     pub hooks: Hooks,
+    /// How a new version takes over; `None` where it is not configured.
+    pub rollout: Option<Rollout>,
     /// Its slots; at least one.
     pub slots: BTreeMap<Slot, JobSlot>,
 }
@@ -357,6 +362,7 @@ impl Job {
             copy_existing: CopyExisting::Refuse,
             copy_deadline: Self::COPY_DEADLINE,
             hooks,
+            rollout: None,
             slots: BTreeMap::from([(slot, of)]),
         }
     }
@@ -376,6 +382,8 @@ pub struct JobSlot {
     pub copy_to: Vec<StorageUri>,
     /// How its attempt is found and stopped.
     pub stop: Stop,
+    /// How it is started in a rollout.
+    pub start: Option<Argv>,
 }
 
 /// `[jobs.<job>.stop]`: how a stop is asked for.

@@ -28,6 +28,8 @@ pub enum LeaseScope {
     Stop(Slot),
     /// To start and supervise the process of a slot (`stepdown run`).
     Run(Slot),
+    /// To drive the rollouts of the job.
+    Rollout,
 }
 
 /// A control directory: a storage and a root within it, with the names of all files below.
@@ -105,6 +107,7 @@ impl ControlDir {
         let name = match scope {
             LeaseScope::Stop(slot) => format!("{slot}.lease"),
             LeaseScope::Run(slot) => format!("{slot}.run-lease"),
+            LeaseScope::Rollout => "rollout.lease".to_owned(),
         };
         self.state_dir(job).join(&name)
     }

@@ -66,6 +66,11 @@ fn copy_id(stop_id: &StopId, source: &Place, destination: &Place) -> Uuid {
         source.uri(),
         destination.uri()
     );
+    id_of(&name)
+}
+
+/// An id that follows from a name.
+pub(super) fn id_of(name: &str) -> Uuid {
     let digest = blake3::hash(name.as_bytes());
     let mut bytes = [0; 16];
     for (byte, of_digest) in bytes.iter_mut().zip(digest.as_bytes()) {

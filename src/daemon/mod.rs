@@ -12,6 +12,7 @@ pub mod crash_point;
 mod flag;
 pub mod hooks;
 pub mod poller;
+pub mod rollout;
 pub mod run;
 mod run_error;
 mod sentinel_keeper;

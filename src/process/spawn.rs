@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub struct SpawnOptions {
     pub env: Vec<(OsString, Option<OsString>)>,
     /// The directory to run in; this process's own if none.
     pub cwd: Option<PathBuf>,
+    /// A file that stdout and stderr are appended to, with nothing to read on stdin; the child has those of
+    /// this process if none.
+    pub output: Option<PathBuf>,
     /// Whether the child leads a process group of its own.
     pub group: ChildGroup,
     /// The signal the child gets when this process dies, however it dies. None: it lives on.
@@ -54,6 +57,7 @@ impl SpawnOptions {
             argv: argv.into_iter().map(Into::into).collect(),
             env: Vec::new(),
             cwd: None,
+            output: None,
             group: ChildGroup::Own,
             on_parent_death: None,
             step_timeout: Duration::from_secs(10),
@@ -193,6 +197,17 @@ pub async fn spawn_gated(options: SpawnOptions) -> Result<Gated, SpawnError> {
     start.env(WORD_VARIABLE, &word);
     if options.group == ChildGroup::Own {
         start.process_group(0);
+    }
+    if let Some(file) = &options.output {
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file);
+        let log = log.map_err(system("opening the file for its output"))?;
+        let both = log
+            .try_clone()
+            .map_err(system("opening the file for its output"))?;
+        start.stdin(Stdio::null()).stdout(log).stderr(both);
     }
     let pid = start_on_lasting_thread(start)
         .await

@@ -83,7 +83,12 @@ const PURE: &[&str] = &[
     "checkpoint/state_store/stores.rs",
     "checkpoint/target.rs",
     "checkpoint/retain.rs",
-    "rollout/decide.rs",
+    "rollout/decide/mod.rs",
+    "rollout/decide/across.rs",
+    "rollout/decide/back.rs",
+    "rollout/decide/before.rs",
+    "rollout/observation.rs",
+    "rollout/state.rs",
 ];
 
 /// One source file without comments, strings and tests.

@@ -33,7 +33,7 @@ use crate::storage::{
     Authority, DirIdentity, ErrorKind, Storage, StorageError, StoragePath, StorageUri,
 };
 
-pub use work::Work;
+pub use work::{Work, work_dir_of};
 
 /// How often a copy is planned anew because files of the plan vanished or changed under it.
 const PLANS: u32 = 5;

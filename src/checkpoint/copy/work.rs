@@ -59,6 +59,11 @@ pub(super) fn work_dir(destination: &StoragePath) -> Option<StoragePath> {
     Some(parent.join(&format!(".{}.stepdown-copy", destination.name())))
 }
 
+/// The directory in which a copy to `destination` is made; `None` where it can have none.
+pub fn work_dir_of(destination: &Place) -> Option<StoragePath> {
+    work_dir(&destination.path)
+}
+
 /// The URI of that directory, for messages; of the destination itself if it can have none.
 pub(super) fn work_uri(destination: &Place) -> StorageUri {
     let dir = work_dir(&destination.path).unwrap_or_else(|| destination.path.clone());

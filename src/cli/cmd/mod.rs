@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod init;
 pub mod man;
 pub mod marker;
+pub mod rollout;
 pub mod run;
 pub mod status;
 pub mod stop;

@@ -284,6 +284,7 @@ fn subject(args: &RunArgs, app: &App) -> Result<Subject> {
                 checkpoints: Vec::new(),
                 copy_to: Vec::new(),
                 stop: Stop::Signal(SignalStop::default()),
+                start: None,
             };
             let hooks = app.config().hooks.clone();
             let job = Job::unconfigured(name, slot, of.clone(), hooks);

@@ -14,7 +14,8 @@ use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
 
-async fn inspection(place: &Place) -> Result<Inspection> {
+/// What `inspect` shows of a checkpoint.
+pub(in crate::cli::cmd) async fn inspection(place: &Place) -> Result<Inspection> {
     let contents = load_contents(place.storage.as_ref(), &place.path, At::Planned).await?;
     let mut report = inspect(&contents, Timestamp::now());
     report.uri = place.uri().to_string();

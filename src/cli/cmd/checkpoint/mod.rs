@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+pub(in crate::cli::cmd) use looking::inspection;
+
 use crate::app::App;
 use crate::checkpoint::copy::Place;
 use crate::checkpoint::target::At;

@@ -1,0 +1,274 @@
+//! `rollout status` and `history`: nothing is written.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::text::{gap_text, row_of};
+use super::{HistoryArgs, StatusArgs};
+use crate::app::App;
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::{Failure, Result};
+use crate::cli::output::{Look, Report, Tone, table};
+use crate::config::duration;
+use crate::daemon::rollout::RolloutPlan;
+use crate::model::{BatchId, Slot};
+use crate::rollout::decide::deadline_of;
+use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
+use crate::rollout::record::Record;
+use crate::rollout::state::State;
+use crate::stop::proof::{CheckpointProof, prove_once};
+
+/// One side of a rollout as it is now.
+#[derive(Debug, PartialEq, Serialize)]
+struct SideReport {
+    slot: Slot,
+    checkpoints: Vec<CheckpointProof>,
+}
+
+/// How far a rollout is.
+#[derive(Debug, PartialEq, Serialize)]
+struct StatusReport {
+    record: Record,
+    old: Option<SideReport>,
+    new: Option<SideReport>,
+    /// By how many batches the new job's copy is behind the old job, over all queries; 0 if ahead.
+    lag_batches: Option<u64>,
+    /// Seconds without output so far: since the old job's last commit, while it is stopped.
+    gap_seconds: Option<f64>,
+    /// Seconds until the state is late.
+    deadline_seconds: Option<i64>,
+}
+
+async fn side(plan: &RolloutPlan, slot: Option<Slot>) -> Option<SideReport> {
+    let slot = slot?;
+    let of = plan.slots.get(&slot)?;
+    let proof = prove_once(&of.planned.spec.checkpoints).await;
+    Some(SideReport {
+        slot,
+        checkpoints: proof.checkpoints,
+    })
+}
+
+fn batches(side: Option<&SideReport>) -> String {
+    let of_query =
+        |proof: &CheckpointProof| match (proof.last_planned_batch, proof.last_committed_batch) {
+            (None, _) => "-".to_owned(),
+            (Some(planned), Some(committed)) if planned == committed => planned.to_string(),
+            (Some(planned), committed) => format!(
+                "{planned} (committed {})",
+                committed.map_or_else(|| "none".to_owned(), |batch| batch.to_string())
+            ),
+        };
+    side.map_or_else(
+        || "-".to_owned(),
+        |side| {
+            let all: Vec<String> = side.checkpoints.iter().map(of_query).collect();
+            if all.is_empty() {
+                "-".to_owned()
+            } else {
+                all.join(", ")
+            }
+        },
+    )
+}
+
+impl Report for StatusReport {
+    fn text(&self, look: Look) -> String {
+        let record = &self.record;
+        let what = record
+            .outcome
+            .map_or_else(|| record.state.to_string(), |outcome| outcome.to_string());
+        let tone = match record.state {
+            State::NeedsHuman => Tone::Bad,
+            State::Aborting | State::RecoverOld => Tone::Warn,
+            _ => Tone::Good,
+        };
+        let slot = |slot: Option<Slot>| slot.map_or("nothing", Slot::as_str);
+        let mut text = format!(
+            "{} {} by {}: {} to {}\n  {}: {}",
+            record.job,
+            record.rollout_id,
+            record.strategy,
+            slot(record.old),
+            record.new,
+            look.paint(tone, &what),
+            record.reason
+        );
+        text.push_str(&format!(
+            "\n  batch: {} {}, {} {}",
+            slot(record.old),
+            batches(self.old.as_ref()),
+            record.new,
+            batches(self.new.as_ref())
+        ));
+        if let Some(lag) = self.lag_batches {
+            text.push_str(&format!("; {lag} behind"));
+        }
+        match (record.gap.seconds(), self.gap_seconds) {
+            (Some(seconds), _) => text.push_str(&format!("\n  gap: {}", gap_text(seconds))),
+            (None, Some(seconds)) => text.push_str(&format!("\n  gap: {seconds:.0} s so far")),
+            (None, None) => {}
+        }
+        if let Some(seconds) = self.deadline_seconds {
+            text.push_str(&match u64::try_from(seconds) {
+                Ok(left) => format!(
+                    "\n  deadline: in {}",
+                    duration::format(std::time::Duration::from_secs(left))
+                ),
+                Err(_) => look.paint(Tone::Bad, "\n  deadline: passed"),
+            });
+        }
+        let mut flags = Vec::new();
+        for (set, word) in [
+            (record.promoted, "promoted"),
+            (record.on_hold, "on hold"),
+            (record.abort_asked, "abort asked"),
+        ] {
+            if set {
+                flags.push(word);
+            }
+        }
+        if !flags.is_empty() {
+            text.push_str(&format!("\n  asked: {}", flags.join(", ")));
+        }
+        text
+    }
+}
+
+async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
+    let old = side(plan, record.old).await;
+    let new = if record.is_same_slot() {
+        None
+    } else {
+        side(plan, Some(record.new)).await
+    };
+    let committed = |side: &Option<SideReport>| -> Option<Vec<Option<BatchId>>> {
+        let side = side.as_ref()?;
+        Some(
+            side.checkpoints
+                .iter()
+                .map(|proof| proof.last_committed_batch)
+                .collect(),
+        )
+    };
+    let lag_batches = match (committed(&old), committed(&new)) {
+        (Some(old), Some(new)) if record.state != State::Ended => {
+            let behind = |(old, new): (Option<BatchId>, Option<BatchId>)| {
+                let next = |batch: Option<BatchId>| batch.map_or(0, |batch| batch.0 + 1);
+                next(old).saturating_sub(next(new))
+            };
+            old.into_iter().zip(new).map(behind).max()
+        }
+        _ => None,
+    };
+    let now = Timestamp::now();
+    let stands = matches!(
+        record.state,
+        State::Stopped | State::Cutover | State::Proving | State::RecoverOld
+    );
+    let last_commit = old.as_ref().and_then(|side| {
+        side.checkpoints
+            .iter()
+            .filter_map(|proof| proof.committed_at)
+            .max()
+    });
+    let gap_seconds = last_commit
+        .filter(|_| stands)
+        .map(|at| now.duration_since(at).as_secs_f64());
+    let deadline = deadline_of(record.state, &plan.policy.deadlines);
+    let deadline_seconds = deadline.and_then(|limit| {
+        let limit = SignedDuration::try_from(limit).ok()?;
+        Some((limit - now.duration_since(record.since)).as_secs())
+    });
+    StatusReport {
+        record,
+        old,
+        new,
+        lag_batches,
+        gap_seconds,
+        deadline_seconds,
+    }
+}
+
+pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) -> Result<Status> {
+    let (_, plan) = super::plan(app, &args.job)?;
+    let mut told: Option<StatusReport> = None;
+    loop {
+        match load_newest(&plan.control, &plan.job).await {
+            Ok(Some(record)) => {
+                let report = look(&plan, record).await;
+                let ended = report.record.state == State::Ended;
+                // A clock that ran is no news by itself on a pipe.
+                let is_new = told.as_ref().is_none_or(|told| {
+                    told.record != report.record || told.old != report.old || told.new != report.new
+                });
+                if is_new || context.out.is_terminal() {
+                    context.out.event(&report)?;
+                    told = Some(report);
+                }
+                if ended || !args.follow || context.out.is_closed() {
+                    return Ok(Exit::Ok.into());
+                }
+            }
+            Ok(None) if !args.follow => {
+                let message = format!("{} was never rolled out", args.job);
+                return Err(Failure::new(Exit::NotFound, message));
+            }
+            Ok(None) => {}
+            Err(error) if !args.follow => return Err(error.into()),
+            Err(error) => tracing::warn!("{error}"),
+        }
+        tokio::time::sleep(args.interval).await;
+    }
+}
+
+/// `history`.
+#[derive(Debug, Serialize)]
+struct HistoryReport {
+    rollouts: Vec<Record>,
+}
+
+impl Report for HistoryReport {
+    fn text(&self, look: Look) -> String {
+        let now = Timestamp::now();
+        let rows: Vec<_> = self
+            .rollouts
+            .iter()
+            .map(|record| row_of(record, now))
+            .collect();
+        let head = [
+            "ROLLOUT",
+            "STRATEGY",
+            "SLOTS",
+            "VERSION",
+            "RESULT",
+            "GAP",
+            "OLD STOPPED",
+            "BEGUN",
+            "WHY",
+        ];
+        table(look, &head, &rows)
+    }
+}
+
+pub(super) async fn history(
+    args: &HistoryArgs,
+    app: &App,
+    context: &mut Context,
+) -> Result<Status> {
+    let (_, plan) = super::plan(app, &args.job)?;
+    let mut rollouts = Vec::new();
+    for id in list_rollouts(&plan.control, &plan.job)
+        .await?
+        .into_iter()
+        .rev()
+        .take(args.last)
+    {
+        if let Some(record) = load_rollout(&plan.control, &plan.job, id).await? {
+            rollouts.push(record);
+        }
+    }
+    context.out.result(&HistoryReport { rollouts })?;
+    Ok(Exit::Ok.into())
+}

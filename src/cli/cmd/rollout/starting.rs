@@ -1,0 +1,240 @@
+//! `rollout start`, and driving a rollout to its end.
+
+use serde::Serialize;
+
+use super::StartArgs;
+use super::text::{Step, StepsReport, entered_text, steps_of};
+use crate::app::{App, strategy};
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Status};
+use crate::cli::failure::{Failure, Result};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::output::{Look, Report};
+use crate::cli::target::resolve_here;
+use crate::control::LeaseWatch;
+use crate::daemon::rollout::{RolloutError, RolloutPlan, Seat, Wanted};
+use crate::rollout::engine::Ending;
+use crate::rollout::journal::{Journal, list_rollouts, load_rollout};
+use crate::rollout::record::Record;
+use crate::rollout::state::Outcome;
+
+/// Files with a version are small.
+const MAX_VERSION_BYTES: u64 = 64 << 10;
+
+/// A confirmation in words.
+#[derive(Debug, Serialize)]
+pub(super) struct Said {
+    pub(super) job: crate::model::JobName,
+    pub(super) said: String,
+}
+
+impl Report for Said {
+    fn text(&self, _look: Look) -> String {
+        self.said.clone()
+    }
+}
+
+/// A record that is told as it changes.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Told<'r>(&'r Record);
+
+impl Report for Told<'_> {
+    fn text(&self, look: Look) -> String {
+        entered_text(self.0, look)
+    }
+}
+
+pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) -> Result<Status> {
+    let (_, plan) = super::plan(app, &args.job)?;
+    let version = match &args.if_changed {
+        Some(file) => Some(read_version(app, file).await?),
+        None => args.version.clone(),
+    };
+    let wanted = Wanted {
+        strategy: args.strategy.map(strategy),
+        version: version.clone(),
+        accept_loss: false,
+    };
+    if args.if_changed.is_some() {
+        let running = last_version(&plan).await?;
+        if running.is_some() && running == version && plan.find_unfinished().await?.is_none() {
+            let said = format!(
+                "{} runs version {} already",
+                args.job,
+                version.unwrap_or_default()
+            );
+            context.out.confirmation(&Said {
+                job: args.job.clone(),
+                said,
+            })?;
+            return Ok(Exit::Ok.into());
+        }
+    }
+    if args.dry_run {
+        return dry_run(&plan, &wanted, context).await;
+    }
+    let daemon = app.daemon()?;
+    let seat = match take_seat(&plan, app).await {
+        Ok(seat) => seat,
+        // From cron: the one that is at it goes on.
+        Err(RolloutError::Held { holder, .. }) if args.if_changed.is_some() => {
+            let said = format!("a rollout of {} is under way: {holder}", args.job);
+            context.out.confirmation(&Said {
+                job: args.job.clone(),
+                said,
+            })?;
+            return Ok(Exit::Ok.into());
+        }
+        Err(error @ RolloutError::Held { .. }) => {
+            return Err(Failure::new(
+                Exit::LeaseHeld,
+                format!(
+                    "{error}; `stepdown rollout status {} --follow` shows it",
+                    args.job
+                ),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut seat = seat;
+    let begun = match plan.find_unfinished().await {
+        Ok(Some(begun)) => Ok(begun),
+        Ok(None) => plan.begin(&mut seat, &wanted).await,
+        Err(error) => Err(error),
+    };
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            plan.leave(seat).await;
+            return Err(error.into());
+        }
+    };
+    drive(plan, &daemon, seat, begun, context).await
+}
+
+/// Tries to take the seat; one that a dead process of this host left is free.
+pub(super) async fn take_seat(
+    plan: &RolloutPlan,
+    app: &App,
+) -> std::result::Result<Seat, RolloutError> {
+    let daemon = app.daemon().map_err(|error| RolloutError::Impossible {
+        why: error.to_string(),
+    })?;
+    plan.take_seat(&daemon, &mut LeaseWatch::default()).await
+}
+
+/// Drives a rollout to its end and tells every state.
+pub(super) async fn drive(
+    mut plan: RolloutPlan,
+    daemon: &crate::daemon::Daemon,
+    seat: Seat,
+    begun: (Journal, Record),
+    context: &mut Context,
+) -> Result<Status> {
+    let interrupt = Interrupt::catch(|| {})?;
+    let (sender, mut told) = tokio::sync::mpsc::channel(64);
+    plan.told = Some(sender);
+    let job = plan.job.clone();
+    let driven = plan.drive(daemon, seat, begun, interrupt.token().clone());
+    tokio::pin!(driven);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            Some(record) = told.recv() => context.out.event(&Told(&record))?,
+            ended = &mut driven => break ended,
+        }
+    };
+    while let Ok(record) = told.try_recv() {
+        context.out.event(&Told(&record))?;
+    }
+    let (ending, record) = ended?;
+    match ending {
+        Ending::Over(Outcome::RolledOut) => Ok(Exit::Ok.into()),
+        Ending::Over(outcome) => {
+            let message = format!("the rollout of {job} ended as {outcome}: {}", record.reason);
+            Err(Failure::new(Exit::Failed, message))
+        }
+        Ending::NeedsHuman => {
+            let message = format!(
+                "the rollout of {job} needs somebody to look: {}\n  look:      stepdown rollout status {job}; stepdown status {job}\n  go on:     stepdown rollout promote {job}\n  go back:   stepdown rollout abort {job}",
+                record.reason
+            );
+            Err(Failure::new(Exit::Findings, message))
+        }
+        Ending::Interrupted => {
+            let message = format!(
+                "interrupted; the rollout of {job} stays at {}: `stepdown rollout start {job}` goes on with it",
+                record.state
+            );
+            Err(Failure::new(interrupt.exit(), message))
+        }
+    }
+}
+
+/// The version that a file says: its text where that is one short line, else its digest.
+async fn read_version(app: &App, file: &str) -> Result<String> {
+    let uri = resolve_here(file)?;
+    let storage = app.storage(&uri.authority)?;
+    let bytes = storage.read_small(&uri.path, MAX_VERSION_BYTES).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{uri} is empty: it says no version"),
+        ));
+    }
+    if text.lines().count() == 1 && text.len() <= 200 {
+        return Ok(text.to_owned());
+    }
+    let digest = blake3::hash(&bytes).to_hex();
+    Ok(digest.as_str().get(..16).unwrap_or_default().to_owned())
+}
+
+/// The version of the last rollout that came to its goal.
+pub(super) async fn last_version(plan: &RolloutPlan) -> Result<Option<String>> {
+    for id in list_rollouts(&plan.control, &plan.job)
+        .await?
+        .into_iter()
+        .rev()
+    {
+        if let Some(record) = load_rollout(&plan.control, &plan.job, id).await?
+            && record.outcome == Some(Outcome::RolledOut)
+        {
+            return Ok(record.version);
+        }
+    }
+    Ok(None)
+}
+
+/// What would be done, step by step.
+pub(super) async fn dry_run(
+    plan: &RolloutPlan,
+    wanted: &Wanted,
+    context: &mut Context,
+) -> Result<Status> {
+    if let Some((_, record)) = plan.find_unfinished().await? {
+        let said = format!(
+            "would go on with rollout {} of {}, which is at {}",
+            record.rollout_id, record.job, record.state
+        );
+        context.out.result(&Said {
+            job: plan.job.clone(),
+            said,
+        })?;
+        return Ok(Exit::Ok.into());
+    }
+    let record = plan.draft(wanted).await?;
+    let steps: Vec<Step> = steps_of(&record, plan);
+    context.out.result(&StepsReport {
+        job: record.job.clone(),
+        strategy: record.strategy,
+        old: record.old,
+        new: record.new,
+        transfer: record.transfer,
+        version: record.version.clone(),
+        steps,
+    })?;
+    Ok(Exit::Ok.into())
+}

@@ -1,0 +1,109 @@
+//! The checks of a new job: batches that it must have committed, and a program of the operator.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::rollout::observation::Gate;
+
+/// What is checked.
+#[derive(Debug, Clone)]
+pub struct GateOptions {
+    /// The program: exit code 0 passes, 3 fails for good, anything else is tried again.
+    pub argv: Option<Vec<String>>,
+    /// Pause between two tries.
+    pub interval: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// How many in a row must pass.
+    pub passes: u32,
+    /// How many batches of its own the job must have committed; 0 for one that is held.
+    pub commits: u32,
+}
+
+/// A check that goes on by itself.
+#[derive(Debug, Default)]
+pub(super) struct GateTask {
+    result: Arc<Mutex<Gate>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// The exit code of a program that says no for good.
+const NO: i32 = 3;
+
+impl GateTask {
+    /// What it says now; begins it where it has not begun.
+    pub(super) fn look(
+        &mut self,
+        options: &GateOptions,
+        env: Vec<(String, String)>,
+        changed: &Arc<Notify>,
+    ) -> Gate {
+        let Some(argv) = options.argv.clone() else {
+            return Gate::Passed;
+        };
+        let result = Arc::clone(&self.result);
+        self.task.get_or_insert_with(|| {
+            let (options, changed) = (options.clone(), Arc::clone(changed));
+            tokio::spawn(async move {
+                let end = check(&argv, &options, &env).await;
+                *result.lock().unwrap_or_else(PoisonError::into_inner) = end;
+                changed.notify_one();
+            })
+        });
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it; the next look begins it anew.
+    pub(super) fn reset(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        self.result = Arc::default();
+    }
+}
+
+async fn check(argv: &[String], options: &GateOptions, env: &[(String, String)]) -> Gate {
+    let mut passed = 0;
+    loop {
+        match try_once(argv, options.timeout, env).await {
+            Some(0) => passed += 1,
+            Some(NO) => return Gate::Failed,
+            _ => passed = 0,
+        }
+        if passed >= options.passes {
+            return Gate::Passed;
+        }
+        tokio::time::sleep(options.interval).await;
+    }
+}
+
+/// The exit code of one try; `None` if it has none.
+async fn try_once(argv: &[String], timeout: Duration, env: &[(String, String)]) -> Option<i32> {
+    let (program, arguments) = argv.split_first()?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(env.iter().cloned())
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    match tokio::time::timeout(timeout, command.status()).await {
+        Ok(Ok(status)) => {
+            tracing::debug!(%status, "the check ran");
+            status.code()
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("the check cannot be run: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::warn!("the check did not end in time and was killed");
+            None
+        }
+    }
+}

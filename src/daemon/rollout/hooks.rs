@@ -1,0 +1,119 @@
+//! The hooks of rollouts.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::rollout::record::Record;
+use crate::rollout::state::{Outcome, State};
+
+/// The programs; each is a program and its arguments, run without a shell.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutHookPrograms {
+    /// A rollout began.
+    pub on_start: Option<Vec<String>>,
+    /// The old job is stopped.
+    pub on_stopped: Option<Vec<String>>,
+    /// The new job runs.
+    pub on_success: Option<Vec<String>>,
+    /// It ended in any other way.
+    pub on_failure: Option<Vec<String>>,
+    /// Somebody has to look.
+    pub on_needs_human: Option<Vec<String>>,
+    /// How long each may take; then it is killed.
+    pub timeout: Duration,
+}
+
+impl RolloutHookPrograms {
+    fn of_state(&self, record: &Record) -> Option<(&'static str, &Vec<String>)> {
+        let (name, argv) = match (record.state, record.outcome) {
+            (State::Preparing, _) => ("on-start", &self.on_start),
+            (State::Stopped, _) => ("on-stopped", &self.on_stopped),
+            (State::Ended, Some(Outcome::RolledOut)) => ("on-success", &self.on_success),
+            (State::Ended, _) => ("on-failure", &self.on_failure),
+            (State::NeedsHuman, _) => ("on-needs-human", &self.on_needs_human),
+            (
+                State::Starting
+                | State::Held
+                | State::Shadow
+                | State::Stopping
+                | State::Cutover
+                | State::Proving
+                | State::Aborting
+                | State::RecoverOld,
+                _,
+            ) => return None,
+        };
+        argv.as_ref().map(|argv| (name, argv))
+    }
+
+    /// Runs the hook of the state that was entered, if it has one. The last one is waited for, since the
+    /// process may end after it; the others run by themselves.
+    pub(super) async fn run(&self, record: &Record) {
+        let Some((name, argv)) = self.of_state(record) else {
+            return;
+        };
+        let ran = finish(
+            name,
+            command(name, argv, record, &record.reason),
+            self.timeout,
+        );
+        if record.state == State::Ended {
+            ran.await;
+        } else {
+            tokio::spawn(ran);
+        }
+    }
+
+    /// Runs `on-needs-human` for an alarm in a state that goes on.
+    pub(super) fn alarm(&self, record: &Record, why: &str) {
+        if record.state == State::NeedsHuman {
+            return;
+        }
+        if let Some(argv) = &self.on_needs_human {
+            let command = command("on-needs-human", argv, record, why);
+            tokio::spawn(finish("on-needs-human", command, self.timeout));
+        }
+    }
+}
+
+fn command(name: &str, argv: &[String], record: &Record, why: &str) -> Command {
+    let (program, arguments) = argv
+        .split_first()
+        .map_or(("", &argv[..0]), |(p, a)| (p.as_str(), a));
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("STEPDOWN_HOOK", name)
+        .env("STEPDOWN_JOB", record.job.as_str())
+        .env("STEPDOWN_ROLLOUT_ID", record.rollout_id.to_string())
+        .env("STEPDOWN_ROLLOUT_STATE", record.state.as_str())
+        .env("STEPDOWN_ROLLOUT_REASON", why)
+        .env(
+            "STEPDOWN_OLD_SLOT",
+            record.old.map_or("", |slot| slot.as_str()),
+        )
+        .env("STEPDOWN_NEW_SLOT", record.new.as_str())
+        .env(
+            "STEPDOWN_VERSION",
+            record.version.as_deref().unwrap_or_default(),
+        )
+        .env(
+            "STEPDOWN_ROLLOUT_OUTCOME",
+            record.outcome.map_or("", Outcome::as_str),
+        )
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
+async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
+    match tokio::time::timeout(timeout, command.status()).await {
+        Ok(Ok(status)) if status.success() => tracing::info!(hook = name, "the hook ran"),
+        Ok(Ok(status)) => tracing::error!(hook = name, "the hook failed: {status}"),
+        Ok(Err(error)) => tracing::error!(hook = name, "the hook cannot be run: {error}"),
+        Err(_) => tracing::error!(hook = name, "the hook did not end in time and was killed"),
+    }
+}
