@@ -34,6 +34,7 @@ mod process;
 mod race_table;
 #[cfg(test)]
 mod races;
+mod rollouts;
 #[cfg(test)]
 mod run_asks;
 #[cfg(test)]

@@ -370,6 +370,10 @@ fn gate_env(record: &Record) -> Vec<(String, String)> {
 #[async_trait]
 impl Hands for RolloutHands {
     async fn look(&mut self, record: &Record) -> Seen {
+        if record.state == State::Preparing && record.base.is_empty() {
+            // Of the slot before, where several are exchanged.
+            self.base = None;
+        }
         let plan = self.plan.clone();
         let control = &plan.control;
         let mut seen = Seen::default();

@@ -196,8 +196,14 @@ impl RolloutPlan {
         let newest = load_newest(&self.control, &self.job).await?;
         let mut running: Vec<(Slot, AttemptId)> = Vec::new();
         for (slot, of) in &self.slots {
-            if let Some(attempt) = of.planned.backend.find_attempt().await? {
-                running.push((*slot, attempt));
+            match sides::find_live(of.planned.backend.as_ref()).await {
+                Ok(Some(attempt)) => running.push((*slot, attempt)),
+                Ok(None) => {}
+                Err(why) => {
+                    return Err(RolloutError::Impossible {
+                        why: format!("it cannot be told whether {}.{slot} runs: {why}", self.job),
+                    });
+                }
             }
         }
         let last = newest

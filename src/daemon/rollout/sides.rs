@@ -7,6 +7,7 @@ use crate::checkpoint::CheckpointError;
 use crate::checkpoint::copy::Place;
 use crate::checkpoint::progress::{Progress, load_progress};
 use crate::control::{ControlDir, Document, DocumentError, load_optional};
+use crate::marker::poll::error_chain;
 use crate::model::{AttemptId, BatchId, JobName, Slot};
 use crate::rollout::observation::{Known, Life, Phase as QueryPhase, Side, StopSeen};
 use crate::rollout::record::{Base, Record};
@@ -14,7 +15,7 @@ use crate::stop::decide::Outcome as StopOutcome;
 use crate::stop::receipt::{Receipt, load_receipt};
 use crate::stop::record::{StopRecord, load_unconfirmed};
 use crate::stop::status::Phase;
-use crate::stop::{Freshness, Observation};
+use crate::stop::{Backend, Freshness, Observation};
 
 /// What a rollout reads of a status file, whoever wrote it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -139,14 +140,26 @@ pub(super) async fn look_at_slot(
     side
 }
 
+/// The attempt that a backend shows and that is not over: what is left of one that was killed shows it
+/// for long.
+pub(super) async fn find_live(backend: &dyn Backend) -> Result<Option<AttemptId>, String> {
+    let found = backend.find_attempt().await;
+    let Some(found) = found.map_err(|error| error_chain(&error))? else {
+        return Ok(None);
+    };
+    match backend.observe(&found, Freshness::Now).await {
+        Observation::Running | Observation::Stopping => Ok(Some(found)),
+        Observation::Stopped { .. } => Ok(None),
+        Observation::Restarted { attempt } => Ok(Some(attempt)),
+        Observation::Unknown { why } => Err(why),
+    }
+}
+
 /// The attempt that runs in a slot, or one of which it is not known whether it still does.
 async fn find(of: &RolloutSlot, control: &ControlDir) -> Result<Option<AttemptId>, String> {
     let spec = &of.planned.spec;
     let backend = of.planned.backend.as_ref();
-    let found = backend
-        .find_attempt()
-        .await
-        .map_err(|error| error.to_string())?;
+    let found = find_live(backend).await?;
     if found.is_some() {
         return Ok(found);
     }

@@ -103,6 +103,13 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
         ..
     } = case;
     if seen.own_plan == Known::Yes {
+        // That a go was written may have been forgotten; a start never is.
+        if !record.holds() && !case.has_begun(Act::StartNew) {
+            return enter(
+                State::NeedsHuman,
+                "batches are planned in the new job's checkpoint, and nobody has started it",
+            );
+        }
         return enter(State::Proving, "the new job planned a batch of its own");
     }
     if case.old_runs() {

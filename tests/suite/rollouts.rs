@@ -1,0 +1,609 @@
+//! Rollouts of a scripted job on local disk: every strategy, killed before and after every act, steered by
+//! operators, with new jobs that fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The deadline of everything that is waited for here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A control directory, a job with two slots, a sink.
+struct Stage {
+    dir: tempfile::TempDir,
+    job_words: Vec<String>,
+    extra: String,
+    strategy: &'static str,
+}
+
+impl Stage {
+    fn new(strategy: &'static str) -> Stage {
+        Self::with(strategy, "")
+    }
+
+    fn with(strategy: &'static str, extra: &str) -> Stage {
+        let dir = tempfile::Builder::new()
+            .prefix("stepdown-rollout-")
+            .tempdir()
+            .unwrap();
+        fs::create_dir(dir.path().join("ck")).unwrap();
+        let stage = Stage {
+            dir,
+            job_words: vec!["--batch".into(), "0.05".into()],
+            extra: extra.to_owned(),
+            strategy,
+        };
+        stage.configure();
+        assert!(stage.stepdown(&["init"]).status.success());
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the configuration; what the job is started with may have changed.
+    fn configure(&self) {
+        let dir = self.dir.path().display();
+        let job = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py");
+        let words: Vec<String> = self
+            .job_words
+            .iter()
+            .map(|word| format!("{word:?}"))
+            .collect();
+        let checkpoint = if self.strategy == "in-place" {
+            "in-place"
+        } else {
+            "copy"
+        };
+        let strategy = if self.strategy == "in-place" {
+            "hand-over"
+        } else {
+            self.strategy
+        };
+        let (blue, green) = if checkpoint == "in-place" {
+            ("ck/one", "ck/one")
+        } else {
+            ("ck/blue", "ck/green")
+        };
+        let text = format!(
+            r#"
+control = "{dir}/c"
+[watch]
+interval = "300ms"
+drain-interval = "50ms"
+attempt-interval = "300ms"
+confirm-spacing = "20ms"
+lease-ttl = "2s"
+call-timeout = "1s"
+[jobs.clicks.stop]
+backend = "driver"
+[jobs.clicks.slots.blue]
+checkpoints = ["{dir}/{blue}"]
+[jobs.clicks.slots.green]
+checkpoints = ["{dir}/{green}"]
+[jobs.clicks.rollout]
+strategy = "{strategy}"
+checkpoint = "{checkpoint}"
+start = ["python3", "{job}", "{dir}/sink", {words}]
+start-is = "job"
+start-log = "{dir}/{{slot}}.log"
+sync-interval = "300ms"
+two-writers = "accept"
+gate-commits = 2
+{extra}
+"#,
+            words = words.join(", "),
+            extra = self.extra,
+        );
+        fs::write(self.path("stepdown.toml"), text).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stepdown"));
+        command
+            .args(args)
+            .env("STEPDOWN_CONFIG", self.path("stepdown.toml"))
+            .env_remove("STEPDOWN_CONTROL")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn stepdown(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn spawn(&self, args: &[&str]) -> Child {
+        let log = fs::File::create(self.path("driving.log")).unwrap();
+        let both = log.try_clone().unwrap();
+        self.command(args).stdout(log).stderr(both).spawn().unwrap()
+    }
+
+    /// A rollout to its end, on a stage where nothing runs or an earlier one did.
+    fn roll_out(&self, more: &[&str]) -> Output {
+        let mut args = vec!["rollout", "start", "clicks"];
+        args.extend_from_slice(more);
+        self.stepdown(&args)
+    }
+
+    fn record(&self) -> Value {
+        let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!(
+                "{error}: {text} {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        report["record"].clone()
+    }
+
+    fn outcome(&self) -> String {
+        self.record()["outcome"]
+            .as_str()
+            .unwrap_or("none")
+            .to_owned()
+    }
+
+    fn state(&self) -> String {
+        let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
+        serde_json::from_slice::<Value>(&output.stdout)
+            .ok()
+            .and_then(|report| Some(report["record"]["state"].as_str()?.to_owned()))
+            .unwrap_or_default()
+    }
+
+    fn marker(&self, slot: &str) -> PathBuf {
+        self.path(&format!("c/markers/clicks.{slot}"))
+    }
+
+    /// The slots whose jobs run, by their own words and their processes.
+    fn running(&self) -> BTreeSet<String> {
+        ["blue", "green"]
+            .into_iter()
+            .filter(|slot| self.pid(slot).is_some())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn pid(&self, slot: &str) -> Option<i32> {
+        let text = fs::read_to_string(self.path(&format!("c/status/clicks.{slot}.json"))).ok()?;
+        let status: Value = serde_json::from_str(&text).ok()?;
+        let pid = i32::try_from(status["attempt"]["pid"].as_i64()?).ok()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let same =
+            fields.get(19)?.parse::<i64>().ok()? == status["attempt"]["start_ticks"].as_i64()?;
+        (same && fields[0] != "Z").then_some(pid)
+    }
+
+    /// The batches in the sink, by query id, each with how often it was written.
+    fn sink(&self) -> BTreeMap<String, BTreeMap<u64, u64>> {
+        let mut all: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
+        for line in fs::read_to_string(self.path("sink"))
+            .unwrap_or_default()
+            .lines()
+        {
+            let fields: Vec<&str> = line.split(' ').collect();
+            *all.entry(fields[0].to_owned())
+                .or_default()
+                .entry(fields[1].parse().unwrap())
+                .or_default() += 1;
+        }
+        all
+    }
+
+    /// Nobody wrote beside another, and no batch is missing.
+    fn check_sink(&self) {
+        let violations = fs::read_to_string(self.path("sink.violations")).unwrap_or_default();
+        assert!(violations.is_empty(), "{violations}");
+        let mut covered = BTreeSet::new();
+        for batches in self.sink().values() {
+            covered.extend(batches.keys().copied());
+        }
+        let last = covered.last().copied().unwrap_or(0);
+        let missing: Vec<u64> = (0..=last)
+            .filter(|batch| !covered.contains(batch))
+            .collect();
+        assert!(missing.is_empty(), "missing {missing:?} of {last}");
+    }
+
+    /// As `check_sink`, and every batch of a query id was written once.
+    fn check_exactly_once(&self) {
+        self.check_sink();
+        for (id, batches) in self.sink() {
+            let twice: Vec<_> = batches.iter().filter(|(_, times)| **times > 1).collect();
+            assert!(twice.is_empty(), "query {id}: {twice:?}");
+        }
+    }
+
+    fn await_state(&self, wanted: &str) {
+        wait_until(&format!("the rollout to be at {wanted}"), || {
+            self.state() == wanted
+        });
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("driving.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for slot in ["blue", "green"] {
+            if let Some(pid) = self.pid(slot).and_then(rustix::process::Pid::from_raw) {
+                let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[track_caller]
+fn assert_ok(output: &Output) {
+    assert!(output.status.success(), "{}", text(output));
+}
+
+fn set(slots: &[&str]) -> BTreeSet<String> {
+    slots.iter().map(|slot| (*slot).to_owned()).collect()
+}
+
+#[test]
+fn a_hand_over_and_back() {
+    let stage = Stage::new("hand-over");
+    assert_ok(&stage.roll_out(&["--version", "1"]));
+    assert_eq!(stage.running(), set(&["blue"]));
+    assert_ok(&stage.roll_out(&["--version", "2"]));
+    assert_eq!(stage.running(), set(&["green"]));
+    let record = stage.record();
+    assert_eq!(record["proof"], "clean");
+    assert!(record["gap"]["new_committed_at"].is_string());
+    assert_ok(&stage.stepdown(&["rollout", "rollback", "clicks"]));
+    assert_eq!(stage.running(), set(&["blue"]));
+    let record = stage.record();
+    assert_eq!(record["version"], "1");
+    assert_eq!(record["old_version"], "2");
+    stage.check_exactly_once();
+    assert_eq!(stage.sink().len(), 1, "the query id is kept");
+}
+
+#[test]
+fn the_same_directories_change_hands() {
+    let stage = Stage::new("in-place");
+    for _ in 0..3 {
+        assert_ok(&stage.roll_out(&[]));
+    }
+    assert_eq!(stage.running(), set(&["blue"]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn stop_copy_start() {
+    let stage = Stage::new("stop-start");
+    for _ in 0..3 {
+        assert_ok(&stage.roll_out(&[]));
+    }
+    assert_eq!(stage.running(), set(&["blue"]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn both_run_for_a_while_in_parallel() {
+    let stage = Stage::new("parallel");
+    assert_ok(&stage.roll_out(&[]));
+    assert_ok(&stage.roll_out(&[]));
+    assert_eq!(stage.running(), set(&["green"]));
+    stage.check_sink();
+    assert_eq!(stage.sink().len(), 2, "the copy has an identity of its own");
+    let gap = stage.record()["gap"].clone();
+    assert!(
+        gap["new_committed_at"].as_str() < gap["old_committed_at"].as_str(),
+        "{gap}"
+    );
+}
+
+#[test]
+fn a_version_file_begins_a_rollout_only_when_it_changed() {
+    let stage = Stage::new("stop-start");
+    let version = stage.path("VERSION");
+    fs::write(&version, "1\n").unwrap();
+    let file = version.to_str().unwrap();
+    assert_ok(&stage.roll_out(&["--if-changed", file]));
+    let again = stage.roll_out(&["--if-changed", file]);
+    assert_ok(&again);
+    assert!(
+        text(&again).contains("runs version 1 already"),
+        "{}",
+        text(&again)
+    );
+    fs::write(&version, "2\n").unwrap();
+    assert_ok(&stage.roll_out(&["--if-changed", file]));
+    assert_eq!(stage.record()["version"], "2");
+    assert_eq!(stage.running(), set(&["green"]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn a_new_job_that_never_starts_is_taken_back() {
+    let mut stage = Stage::with("hand-over", "start-deadline = \"3s\"");
+    assert_ok(&stage.roll_out(&[]));
+    for at in ["start", "held"] {
+        stage.job_words = vec!["--batch".into(), "0.05".into(), "--fail".into(), at.into()];
+        stage.configure();
+        let output = stage.roll_out(&[]);
+        assert_eq!(output.status.code(), Some(1), "{at}: {}", text(&output));
+        assert_eq!(stage.outcome(), "aborted", "{at}");
+        assert_eq!(stage.running(), set(&["blue"]), "{at}");
+        assert!(!stage.marker("green").exists(), "{at}");
+        assert!(!stage.path("ck/green").exists(), "{at}");
+    }
+    stage.check_exactly_once();
+}
+
+#[test]
+fn a_new_job_that_dies_before_it_planned_brings_the_old_one_back() {
+    let mut stage = Stage::new("stop-start");
+    assert_ok(&stage.roll_out(&[]));
+    stage.job_words = vec![
+        "--batch".into(),
+        "0.05".into(),
+        "--fail".into(),
+        "start".into(),
+    ];
+    stage.configure();
+    // The old one is started by the same command, which is mended meanwhile.
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("recover-old");
+    let ended = driving.wait().unwrap();
+    assert_eq!(ended.code(), Some(3), "{}", stage.log());
+    assert_eq!(stage.state(), "needs-human");
+    assert_eq!(stage.running(), set(&[]));
+    stage.job_words.truncate(2);
+    stage.configure();
+    let output = stage.stepdown(&["rollout", "abort", "clicks"]);
+    assert_eq!(stage.outcome(), "recovered", "{}", text(&output));
+    assert_eq!(stage.running(), set(&["blue"]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn a_new_job_that_dies_with_a_plan_of_its_own_is_no_way_back() {
+    let mut stage = Stage::new("hand-over");
+    assert_ok(&stage.roll_out(&[]));
+    stage.job_words = vec![
+        "--batch".into(),
+        "0.05".into(),
+        "--fail".into(),
+        "planned".into(),
+    ];
+    stage.configure();
+    let output = stage.roll_out(&[]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert_eq!(stage.state(), "needs-human");
+    // Whatever is asked, the old checkpoint is not gone back to.
+    let back = stage.stepdown(&["rollout", "abort", "clicks"]);
+    assert_eq!(back.status.code(), Some(3), "{}", text(&back));
+    assert_eq!(stage.running(), set(&[]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn operators_abort_promote_and_hold() {
+    let stage = Stage::with("hand-over", "promote = \"manual\"");
+    assert_ok(&stage.roll_out(&[]));
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    // A second one says who is at it.
+    let second = stage.roll_out(&[]);
+    assert_eq!(second.status.code(), Some(4), "{}", text(&second));
+    // A request of another rollout is refused and kept.
+    fs::write(stage.path("c/requests/clicks.abort.r-77"), "").unwrap();
+    wait_until("the refused request", || {
+        stage
+            .path("c/state/clicks/rollouts/refused.clicks.abort.r-77")
+            .exists()
+    });
+    assert_eq!(stage.state(), "held");
+    assert_ok(&stage.stepdown(&["rollout", "abort", "clicks"]));
+    assert_eq!(driving.wait().unwrap().code(), Some(1), "{}", stage.log());
+    assert_eq!(stage.outcome(), "aborted");
+    assert_eq!(stage.running(), set(&["blue"]));
+
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    // `touch` is enough.
+    fs::write(stage.path("c/requests/clicks.hold"), "").unwrap();
+    wait_until("the hold", || stage.record()["on_hold"] == true);
+    fs::write(stage.path("c/requests/clicks.promote"), "").unwrap();
+    assert!(driving.wait().unwrap().success(), "{}", stage.log());
+    assert_eq!(stage.running(), set(&["green"]));
+    stage.check_exactly_once();
+}
+
+#[test]
+fn an_operator_who_removes_a_marker_is_not_worked_against() {
+    let stage = Stage::with("hand-over", "promote = \"manual\"");
+    assert_ok(&stage.roll_out(&[]));
+    // The new one's: it is taken back.
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    wait_until("the new job to be armed", || armed(&stage, "green"));
+    fs::remove_file(stage.marker("green")).unwrap();
+    assert_eq!(driving.wait().unwrap().code(), Some(1), "{}", stage.log());
+    assert_eq!(stage.outcome(), "aborted");
+    assert_eq!(stage.running(), set(&["blue"]));
+    // The old one's: the job is stopped, and nothing is started against that.
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    fs::remove_file(stage.marker("blue")).unwrap();
+    assert_eq!(driving.wait().unwrap().code(), Some(1), "{}", stage.log());
+    assert_eq!(stage.outcome(), "stopped-by-operator");
+    assert_eq!(stage.running(), set(&[]));
+    stage.check_exactly_once();
+}
+
+/// Whether the attempt that runs in the slot is on record as seen with its marker.
+fn armed(stage: &Stage, slot: &str) -> bool {
+    let output = stage.stepdown(&["--json", "status", "clicks"]);
+    serde_json::from_slice::<Value>(&output.stdout)
+        .ok()
+        .is_some_and(|report| {
+            report["slots"].as_array().is_some_and(|slots| {
+                slots
+                    .iter()
+                    .any(|of| of["slot"] == slot && of["armed"] == true && of["state"] == "running")
+            })
+        })
+}
+
+#[test]
+fn an_old_job_that_dies_in_the_middle_is_taken_over_from() {
+    let stage = Stage::with("hand-over", "promote = \"manual\"");
+    assert_ok(&stage.roll_out(&[]));
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    let pid = stage
+        .pid("blue")
+        .and_then(rustix::process::Pid::from_raw)
+        .unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(driving.wait().unwrap().success(), "{}", stage.log());
+    assert_eq!(stage.outcome(), "rolled-out");
+    assert_eq!(stage.running(), set(&["green"]));
+    // Its last batch may have been written and not committed: then it is written again, under its id.
+    stage.check_sink();
+}
+
+#[test]
+fn a_go_that_was_left_over_starts_nothing() {
+    let stage = Stage::with("hand-over", "promote = \"manual\"");
+    assert_ok(&stage.roll_out(&[]));
+    let mut driving = stage.spawn(&["rollout", "start", "clicks"]);
+    stage.await_state("held");
+    let go = r#"{"format":1,"kind":"go","write_id":"7b0a1d8e-6a7f-4c11-9a59-6a1f6f0a2b11","rollout_id":"r-1","generation":1,"job":"clicks","slot":"green","checkpoints":[]}"#;
+    fs::write(stage.path("c/state/clicks/go.green.json"), go).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(stage.state(), "held");
+    assert!(!stage.path("ck/green").exists());
+    assert_ok(&stage.stepdown(&["rollout", "promote", "clicks"]));
+    assert!(driving.wait().unwrap().success(), "{}", stage.log());
+    stage.check_exactly_once();
+}
+
+#[test]
+fn mistakes_are_told_and_change_nothing() {
+    let stage = Stage::new("hand-over");
+    for (args, code, said) in [
+        (&["rollout", "status", "clicks"][..], 7, "never rolled out"),
+        (
+            &["rollout", "abort", "clicks"],
+            7,
+            "no rollout of clicks is under way",
+        ),
+        (
+            &["rollout", "rollback", "clicks"],
+            7,
+            "nothing to go back to",
+        ),
+        (&["rollout", "start", "nobody"], 2, "nobody"),
+        (
+            &["rollout", "start", "clicks", "--strategy", "sideways"],
+            2,
+            "sideways",
+        ),
+        (
+            &[
+                "rollout",
+                "start",
+                "clicks",
+                "--if-changed",
+                "/no/such/file",
+            ],
+            7,
+            "/no/such/file",
+        ),
+        (
+            &["rollout", "start", "clicks", "--strategy", "rolling"],
+            2,
+            "both run",
+        ),
+    ] {
+        let output = stage.stepdown(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            text(&output)
+        );
+        assert!(text(&output).contains(said), "{args:?}: {}", text(&output));
+    }
+    let dry = stage.roll_out(&["--dry-run"]);
+    assert_ok(&dry);
+    assert!(
+        text(&dry).contains("would roll clicks out"),
+        "{}",
+        text(&dry)
+    );
+    assert!(!stage.path("c/state/clicks/rollouts").exists());
+}
+
+#[test]
+fn rolling_exchanges_the_replica_first() {
+    let stage = Stage::new("rolling");
+    // Both slots are started as an operator would.
+    for slot in ["blue", "green"] {
+        start_by_hand(&stage, slot);
+    }
+    wait_until("both to run", || stage.running() == set(&["blue", "green"]));
+    let before = (stage.pid("blue"), stage.pid("green"));
+    let output = stage.roll_out(&["--version", "2"]);
+    assert_ok(&output);
+    assert_eq!(stage.running(), set(&["blue", "green"]));
+    let after = (stage.pid("blue"), stage.pid("green"));
+    assert!(
+        before.0 != after.0 && before.1 != after.1,
+        "{before:?} {after:?}"
+    );
+    let violations = fs::read_to_string(stage.path("sink.violations")).unwrap_or_default();
+    assert!(violations.is_empty(), "{violations}");
+}
+
+fn start_by_hand(stage: &Stage, slot: &str) {
+    fs::write(stage.marker(slot), "").unwrap();
+    let dir = stage.dir.path().display();
+    let log = fs::File::create(stage.path(&format!("{slot}.log"))).unwrap();
+    let child = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py"))
+        .arg(stage.path("sink"))
+        .args(&stage.job_words)
+        .env("STEPDOWN_JOB", "clicks")
+        .env("STEPDOWN_SLOT", slot)
+        .env("STEPDOWN_MARKER", stage.marker(slot))
+        .env("STEPDOWN_CONTROL", format!("{dir}/c"))
+        .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
+        .stdin(Stdio::null())
+        .stdout(log)
+        .spawn()
+        .unwrap();
+    // It is reaped when this process ends; until then a zombie counts as ended.
+    std::mem::forget(child);
+}
