@@ -7,8 +7,8 @@ use toml::de::DeValue;
 
 use super::duration;
 use super::schema::{
-    Argv, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart, SignalTarget,
-    StopSignal, Trigger,
+    Argv, AtBoundary, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart,
+    SignalTarget, StopSignal, Trigger,
 };
 use super::section::nearest;
 use crate::storage::StorageUri;
@@ -282,7 +282,8 @@ word_keys!(
     LogFormat,
     Level,
     SignalTarget,
-    EndsWith
+    EndsWith,
+    AtBoundary
 );
 
 impl Key for StopSignal {

@@ -21,8 +21,8 @@ mod section;
 pub use load::{Environment, Loaded, Lookup, load, load_values};
 pub use problem::{ConfigError, Place, Problem};
 pub use schema::{
-    Argv, AttemptFrom, CommandStop, Config, CopyExisting, EndsWith, Escalate, Hadoop, Hooks, Job,
-    JobSlot, Level, Log, LogFormat, OnStopped, Restart, Run, STOP_ID, SignalStop, SignalTarget,
-    Stop, StopSignal, Trigger, Watch,
+    Argv, AtBoundary, AttemptFrom, Boundary, CommandStop, Config, CopyExisting, DriverStop,
+    EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level, Log, LogFormat, OnStopped, Restart,
+    Run, STOP_ID, SignalStop, SignalTarget, Stop, StopSignal, Trigger, Watch,
 };
 pub use section::{Origin, Setting};
