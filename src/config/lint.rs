@@ -206,7 +206,9 @@ fn deadlines(config: &Config, job: &Job, warnings: &mut Warnings) {
     }
     for (slot, found) in &job.slots {
         let boundary = found.stop.boundary();
-        if boundary.at_boundary != AtBoundary::Never && boundary.patience > job.drain_deadline {
+        let waits =
+            boundary.at_boundary != AtBoundary::Never && !matches!(found.stop, Stop::Driver(_));
+        if waits && boundary.patience > job.drain_deadline {
             warnings.add(
                 format!("jobs.{}.slots.{slot}.stop.boundary-patience", job.name),
                 "is longer than drain-deadline, which counts from the same moment",

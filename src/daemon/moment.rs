@@ -192,7 +192,12 @@ impl SlotEngine {
             // This process was halted meanwhile. What follows is decided anew.
             return Ok(Flow::Go);
         }
-        if let Some(prepared) = drive.timing.prepared.take() {
+        let prepared = drive.timing.prepared.take();
+        if drive.record.steps.requesting {
+            if let Some(prepared) = prepared {
+                prepared.discard(self.control.storage().as_ref()).await;
+            }
+        } else if let Some(prepared) = prepared {
             match drive.record.publish_requesting(prepared).await? {
                 Saved::Created => drive.request = Request::Due,
                 Saved::Exists => {

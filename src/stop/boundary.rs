@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -46,9 +47,9 @@ const MEMORY: usize = 20;
 /// Fewer gaps than this say nothing.
 const LEAST_GAPS: usize = 3;
 
-/// Share of the shortest gaps and intervals that are left out as accidents, and of the batches that a
-/// regular trigger may come early for.
-const ACCIDENTS: f64 = 0.1;
+/// Of so many gaps and intervals one of the shortest is left out as an accident, and of so many batches
+/// a regular trigger may come early for one. The first batch of a driver takes long.
+const ACCIDENTS: RangeInclusive<usize> = 6..=10;
 
 /// How far from a multiple of the interval a plan may come, as a share of the interval.
 const PHASE_TOLERANCE: f64 = 0.1;
@@ -104,8 +105,8 @@ impl Rhythm {
         }
         let mut rhythm = Rhythm {
             interval: None,
-            short_gap: quantile(&gaps, ACCIDENTS)?.max(0.0),
-            usual_gap: quantile(&gaps, 0.5)?.max(0.0),
+            short_gap: but_for_accidents(&gaps)?.max(0.0),
+            usual_gap: median(&gaps)?.max(0.0),
             batches: run,
             last_batch: *last_batch,
         };
@@ -167,7 +168,7 @@ impl Rhythm {
         let between: Vec<f64> = pairs(&self.batches)
             .map(|(a, b)| b.planned - a.planned)
             .collect();
-        let rough = quantile(&between, ACCIDENTS).filter(|rough| *rough > 0.0)?;
+        let rough = but_for_accidents(&between).filter(|rough| *rough > 0.0)?;
         let parts: Vec<f64> = between
             .iter()
             .filter(|between| {
@@ -176,7 +177,7 @@ impl Rhythm {
             })
             .map(|between| between / (between / rough).round())
             .collect();
-        let interval = quantile(&parts, 0.5)?;
+        let interval = median(&parts)?;
         let tolerance = (interval * PHASE_TOLERANCE).max(0.02);
         let early = pairs(&self.batches)
             .enumerate()
@@ -186,8 +187,7 @@ impl Rhythm {
                     .is_some_and(|predicted| gap + tolerance < predicted)
             })
             .count();
-        let allowed = share(between.len(), ACCIDENTS);
-        (early <= allowed).then_some(interval)
+        (early <= accidents(between.len())).then_some(interval)
     }
 }
 
@@ -199,21 +199,25 @@ fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "of a few dozen batches"
-)]
-fn share(count: usize, share: f64) -> usize {
-    (count as f64 * share).floor().max(0.0) as usize
+/// How many of so many are taken for accidents.
+fn accidents(count: usize) -> usize {
+    let least = usize::from(count >= *ACCIDENTS.start());
+    least.max(count / ACCIDENTS.end())
 }
 
-/// The value below which this share of the others lies.
-fn quantile(values: &[f64], of: f64) -> Option<f64> {
+/// The least of these, but for accidents.
+fn but_for_accidents(values: &[f64]) -> Option<f64> {
+    sorted(values).get(accidents(values.len())).copied()
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    sorted(values).get(values.len() / 2).copied()
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(share(values.len(), of)).copied()
+    sorted
 }
 
 /// How long a query has been idle. The truth lies between the two.
