@@ -355,7 +355,10 @@ impl SlotEngine {
             start_requested,
             latched_at: drive.record.latched_at,
             ended_at,
-            drain_seconds: (steps.requesting || signalled).then_some(drained_for.as_secs_f64()),
+            drain_seconds: (steps.requesting
+                || signalled
+                || (steps.waiting && self.backend.drains_itself()))
+            .then_some(drained_for.as_secs_f64()),
             generation: drive.generation(),
             backend: self.backend.name().to_owned(),
             host: self.daemon.host.clone(),

@@ -24,9 +24,12 @@ use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, S
 /// A checkpoint is listed anew after so long: what is asked for one by one may have been passed over.
 const RELIST: Duration = Duration::from_secs(5);
 
-/// Pauses between two looks.
+/// Pauses between two looks: on a disk, over a network, where there is time, and before the gaps are
+/// known.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const SHORTEST_REMOTE_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The pause is such a part of the gap that is waited for.
 const LOOKS_IN_A_GAP: u32 = 50;
@@ -293,7 +296,7 @@ impl Follower {
             begun: Instant::now(),
             carried,
             looks: Vec::new(),
-            pause: SHORTEST_PAUSE,
+            pause: FIRST_PAUSE,
             looked: None,
         }
     }
@@ -340,12 +343,27 @@ impl Follower {
             self.looks.push(begun.elapsed());
         }
         self.looked = Some(begun);
+        self.pause = self.next_pause();
+    }
+
+    fn next_pause(&self) -> Duration {
+        if self.queries.iter().any(|query| query.trouble.is_some()) {
+            return LONGEST_PAUSE;
+        }
         let gaps = self
             .queries
             .iter()
             .filter_map(|query| query.rhythm.as_ref());
-        let shortest = gaps.map(Rhythm::usual_gap).min().unwrap_or_default();
-        self.pause = (shortest / LOOKS_IN_A_GAP).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let Some(shortest) = gaps.map(Rhythm::usual_gap).min() else {
+            return FIRST_PAUSE;
+        };
+        let is_local = |query: &Followed| query.uri.authority == Authority::Local;
+        let least = if self.queries.iter().all(is_local) {
+            SHORTEST_PAUSE
+        } else {
+            SHORTEST_REMOTE_PAUSE
+        };
+        (shortest / LOOKS_IN_A_GAP).clamp(least, LONGEST_PAUSE)
     }
 
     /// What a request takes on this storage.
