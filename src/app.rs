@@ -21,6 +21,7 @@ use crate::process::{EndsWith, IdentityError, Signal, SignalTarget, identify, th
 use crate::rollout::decide::{Deadlines, GateOverdue, Policy};
 use crate::rollout::state::Strategy;
 use crate::stop::Backend;
+use crate::stop::boundary::{AtBoundary, BoundaryPolicy};
 use crate::stop::command::{CommandBackend, CommandOptions};
 use crate::stop::decide::{Escalate, StopPolicy};
 use crate::stop::driver::DriverBackend;
@@ -176,7 +177,7 @@ impl App {
         }
         let resend_after = match &of.stop {
             Stop::Signal(signal) => signal.resend_after,
-            Stop::Command(_) | Stop::Driver => SignalStop::default().resend_after,
+            Stop::Command(_) | Stop::Driver(_) => SignalStop::default().resend_after,
         };
         let parent = || of.marker.path.parent().unwrap_or_else(StoragePath::root);
         Ok(SlotSpec {
@@ -208,6 +209,7 @@ impl App {
             drain_interval: watch.drain_interval,
             attempt_interval: watch.attempt_interval,
             checkpoints,
+            boundary: boundary_policy(of),
             copy_orders: self.copy_orders(job, of)?,
             hooks: Hooks {
                 job: job.name.clone(),
@@ -385,6 +387,23 @@ fn storage_options(config: &Config) -> StorageOptions {
     }
 }
 
+/// How a request waits for a moment between two batches, where it is to, and they can be seen.
+fn boundary_policy(of: &JobSlot) -> Option<Arc<BoundaryPolicy>> {
+    let boundary = of.stop.boundary();
+    let at_boundary = match boundary.at_boundary {
+        config::AtBoundary::Never => return None,
+        config::AtBoundary::Prefer => AtBoundary::Prefer,
+        config::AtBoundary::Require => AtBoundary::Require,
+    };
+    (!of.checkpoints.is_empty()).then(|| {
+        Arc::new(BoundaryPolicy {
+            at_boundary,
+            patience: boundary.patience,
+            reaction: boundary.reaction,
+        })
+    })
+}
+
 fn backend(job: &Job, slot: Slot, of: &JobSlot, board: &Arc<StatusBoard>) -> Arc<dyn Backend> {
     match &of.stop {
         Stop::Signal(stop) => Arc::new(SignalBackend::new(SignalOptions {
@@ -406,10 +425,11 @@ fn backend(job: &Job, slot: Slot, of: &JobSlot, board: &Arc<StatusBoard>) -> Arc
             slot,
             of.marker.clone(),
         )),
-        Stop::Driver => Arc::new(DriverBackend::new(
+        Stop::Driver(stop) => Arc::new(DriverBackend::new(
             Arc::clone(board),
             job.name.clone(),
             slot,
+            stop.heartbeat_timeout,
         )),
     }
 }

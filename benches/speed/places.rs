@@ -245,6 +245,7 @@ async fn make_job(control: &ControlDir, index: usize, jobs: Jobs) -> Result<()> 
             marker: Some(control.uri(&marker)),
             exit: None,
             written_at: Timestamp::now(),
+            kit: None,
         };
         save_status(control, &status).await?;
     }

@@ -1,5 +1,7 @@
 //! How far a query came, from file names alone: the evidence for the proof of a stop.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::contents::Identity;
@@ -101,6 +103,54 @@ pub async fn load_progress(
         &offsets.unwrap_or_default(),
         &commits.unwrap_or_default(),
     ))
+}
+
+/// The time stamps of a query's logs, by batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogTimes {
+    /// What the directory is; the rest is empty unless it is a query's checkpoint.
+    pub directory: DirectoryKind,
+    /// When the files of `offsets/` were written, by the storage's clock.
+    pub offsets: BTreeMap<u64, Timestamp>,
+    /// The same of `commits/`.
+    pub commits: BTreeMap<u64, Timestamp>,
+}
+
+/// Reads when the batches of the query with the checkpoint `dir` were planned and committed, from names
+/// and time stamps alone.
+///
+/// `commits/` is listed before `offsets/`: where the newest batch is committed, none was planned after
+/// it when the second listing was made.
+///
+/// # Errors
+/// As [`load_progress`].
+pub async fn load_log_times(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+) -> Result<LogTimes, CheckpointError> {
+    let top = list_top(storage, dir).await?;
+    let names: Vec<_> = top
+        .iter()
+        .map(|entry| (entry.path.name(), entry.kind == FileKind::Dir))
+        .collect();
+    let mut times = LogTimes {
+        directory: recognise(dir.name(), &names),
+        offsets: BTreeMap::new(),
+        commits: BTreeMap::new(),
+    };
+    if times.directory == DirectoryKind::Query {
+        let by_batch = |listing: Option<Vec<FileStat>>| {
+            let listing = listing.unwrap_or_default();
+            batches(&listing)
+                .map(|(BatchId(batch), at)| (batch, at))
+                .collect::<BTreeMap<u64, Timestamp>>()
+        };
+        let commits = storage.list(&dir.join("commits"), Depth::Children).await;
+        times.commits = by_batch(present(commits)?);
+        let offsets = storage.list(&dir.join("offsets"), Depth::Children).await;
+        times.offsets = by_batch(present(offsets)?);
+    }
+    Ok(times)
 }
 
 /// What `progress` proves about the stop of its query.

@@ -10,8 +10,8 @@ use super::rollout::{
     HoldBy, OnGateDeadline, Promote, RolloutCheckpoint, StartIs, Strategy, TwoWriters,
 };
 use super::schema::{
-    Argv, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart, SignalTarget,
-    StopSignal, Trigger,
+    Argv, AtBoundary, CopyExisting, EndsWith, Escalate, Level, LogFormat, OnStopped, Restart,
+    SignalTarget, StopSignal, Trigger,
 };
 use super::section::nearest;
 use crate::storage::StorageUri;
@@ -286,6 +286,7 @@ word_keys!(
     Level,
     SignalTarget,
     EndsWith,
+    AtBoundary,
     Strategy,
     RolloutCheckpoint,
     StartIs,

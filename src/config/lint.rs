@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::duration;
 use super::load::{Environment, Loaded};
-use super::schema::{Argv, AttemptFrom, Config, CopyExisting, Escalate, Hooks, Job, JobSlot, Stop};
+use super::schema::{
+    Argv, AtBoundary, AttemptFrom, Config, CopyExisting, Escalate, Hooks, Job, JobSlot, Stop,
+};
 use crate::storage::{Authority, StorageUri};
 
 /// One thing that is unlikely to be meant.
@@ -203,7 +205,17 @@ fn deadlines(config: &Config, job: &Job, warnings: &mut Warnings) {
         );
     }
     for (slot, found) in &job.slots {
-        if let Stop::Driver = found.stop
+        let boundary = found.stop.boundary();
+        let waits =
+            boundary.at_boundary != AtBoundary::Never && !matches!(found.stop, Stop::Driver(_));
+        if waits && boundary.patience > job.drain_deadline {
+            warnings.add(
+                format!("jobs.{}.slots.{slot}.stop.boundary-patience", job.name),
+                "is longer than drain-deadline, which counts from the same moment",
+                "take less than drain-deadline, and several times the longest trigger",
+            );
+        }
+        if let Stop::Driver(_) = found.stop
             && job.escalate == Escalate::Kill
         {
             warnings.add(

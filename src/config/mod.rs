@@ -27,8 +27,8 @@ pub use rollout::{
     TwoWriters,
 };
 pub use schema::{
-    Argv, AttemptFrom, CommandStop, Config, CopyExisting, EndsWith, Escalate, Hadoop, Hooks, Job,
-    JobSlot, Level, Log, LogFormat, OnStopped, Restart, Run, STOP_ID, SignalStop, SignalTarget,
-    Stop, StopSignal, Trigger, Watch,
+    Argv, AtBoundary, AttemptFrom, Boundary, CommandStop, Config, CopyExisting, DriverStop,
+    EndsWith, Escalate, Hadoop, Hooks, Job, JobSlot, Level, Log, LogFormat, OnStopped, Restart,
+    Run, STOP_ID, SignalStop, SignalTarget, Stop, StopSignal, Trigger, Watch,
 };
 pub use section::{Origin, Setting};

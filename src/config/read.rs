@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::key::{Key, Refusal, read_word};
 use super::load::Environment;
 use super::schema::{
-    Argv, AttemptFrom, CommandStop, Config, CopyExisting, Escalate, Hadoop, Hooks, Job, JobSlot,
-    Log, OnStopped, Run, SignalStop, Stop, Watch,
+    Argv, AtBoundary, AttemptFrom, Boundary, CommandStop, Config, CopyExisting, DriverStop, Escalate,
+    Hadoop, Hooks, Job, JobSlot, Log, OnStopped, Run, SignalStop, Stop, Watch,
 };
 use super::section::{Origin, Section};
 use crate::model::{JobName, Slot};
@@ -278,6 +278,9 @@ fn job(
                     if let Err(refusal) = check_copies(on_stopped, &found) {
                         section.problem("copy-to", refusal);
                     }
+                    if let Err(refusal) = check_boundary(&found) {
+                        section.problem("checkpoints", refusal);
+                    }
                     slots.insert(slot, found);
                 }
             }
@@ -409,6 +412,22 @@ fn check_copies(on_stopped: OnStopped, slot: &JobSlot) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether there is something to see the batches of a job by that is asked between two of them.
+fn check_boundary(slot: &JobSlot) -> Result<(), Refusal> {
+    let waits = match &slot.stop {
+        Stop::Signal(_) | Stop::Command(_) => slot.stop.boundary().at_boundary != AtBoundary::Never,
+        // It is only asked where it cannot drain by itself.
+        Stop::Driver(_) => false,
+    };
+    if waits && slot.checkpoints.is_empty() {
+        let refusal = Refusal::new("is empty, and at-boundary needs the batches to be seen");
+        return Err(refusal.with_help(
+            "name the checkpoint directories of all its queries, or write at-boundary = \"never\"",
+        ));
+    }
+    Ok(())
+}
+
 /// A backend's settings; `None` if something was wrong, which is noted.
 fn stop(mut section: Section<'_, '_>, escalate: Escalate) -> Option<Stop> {
     let backend = section.required::<Backend>(
@@ -418,7 +437,7 @@ fn stop(mut section: Section<'_, '_>, escalate: Escalate) -> Option<Stop> {
     let stop = match backend.map(|backend| backend.0) {
         Some("signal") => Some(Stop::Signal(signal_stop(&mut section))),
         Some("command") => command_stop(&mut section, escalate).map(Stop::Command),
-        Some(_) => Some(Stop::Driver),
+        Some(_) => Some(Stop::Driver(driver_stop(&mut section))),
         // The other keys cannot be judged without the backend.
         None => return None,
     };
@@ -485,6 +504,23 @@ fn signal_stop(section: &mut Section<'_, '_>) -> SignalStop {
         target: section.value("target", or.target),
         ends_with: section.value("ends-with", or.ends_with),
         resend_after: section.checked("resend-after", or.resend_after, positive),
+        boundary: boundary(section, or.boundary),
+    }
+}
+
+fn driver_stop(section: &mut Section<'_, '_>) -> DriverStop {
+    let or = DriverStop::default();
+    DriverStop {
+        boundary: boundary(section, or.boundary),
+        heartbeat_timeout: section.checked("heartbeat-timeout", or.heartbeat_timeout, positive),
+    }
+}
+
+fn boundary(section: &mut Section<'_, '_>, or: Boundary) -> Boundary {
+    Boundary {
+        at_boundary: section.value("at-boundary", or.at_boundary),
+        patience: section.checked("boundary-patience", or.patience, positive),
+        reaction: section.value("boundary-reaction", or.reaction),
     }
 }
 
@@ -505,5 +541,6 @@ fn command_stop(section: &mut Section<'_, '_>, escalate: Escalate) -> Option<Com
         observe: observe?,
         force,
         timeout,
+        boundary: boundary(section, Boundary::default()),
     })
 }

@@ -393,8 +393,8 @@ pub enum Stop {
     Signal(SignalStop),
     /// Commands of the operator.
     Command(CommandStop),
-    /// Nothing is sent: the driver watches the marker itself.
-    Driver,
+    /// Nothing is sent while the driver can drain: it watches the marker itself.
+    Driver(DriverStop),
 }
 
 impl Stop {
@@ -406,7 +406,70 @@ impl Stop {
         match self {
             Stop::Signal(_) => "signal",
             Stop::Command(_) => "command",
-            Stop::Driver => "driver",
+            Stop::Driver(_) => "driver",
+        }
+    }
+
+    /// When the job is asked.
+    pub fn boundary(&self) -> Boundary {
+        match self {
+            Stop::Signal(stop) => stop.boundary,
+            Stop::Command(stop) => stop.boundary,
+            Stop::Driver(stop) => stop.boundary,
+        }
+    }
+}
+
+words! {
+    /// Whether a request waits until the job is between two batches.
+    AtBoundary {
+        /// It is sent at once.
+        Never = "never",
+        /// It waits for a while, and is sent then wherever the batch is.
+        Prefer = "prefer",
+        /// It waits for as long as it takes; after a while with an alarm.
+        Require = "require",
+    }
+}
+
+/// When a job is asked that does not drain by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boundary {
+    /// Whether the request waits.
+    pub at_boundary: AtBoundary,
+    /// For how long.
+    pub patience: Duration,
+    /// How long after a request the driver may still plan a batch.
+    pub reaction: Duration,
+}
+
+impl Default for Boundary {
+    fn default() -> Self {
+        Self {
+            at_boundary: AtBoundary::Never,
+            patience: Duration::from_mins(5),
+            reaction: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Settings of the driver backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverStop {
+    /// How a driver is asked that says that it cannot drain, or says nothing any more.
+    pub boundary: Boundary,
+    /// After so long without a word in its status file a driver kit counts as gone.
+    pub heartbeat_timeout: Duration,
+}
+
+impl Default for DriverStop {
+    fn default() -> Self {
+        Self {
+            boundary: Boundary {
+                at_boundary: AtBoundary::Require,
+                ..Boundary::default()
+            },
+            heartbeat_timeout: Duration::from_mins(2),
         }
     }
 }
@@ -471,6 +534,8 @@ pub struct SignalStop {
     pub ends_with: EndsWith,
     /// Time after which a request of unknown fate is repeated.
     pub resend_after: Duration,
+    /// When the job is asked.
+    pub boundary: Boundary,
 }
 
 impl Default for SignalStop {
@@ -481,6 +546,7 @@ impl Default for SignalStop {
             target: SignalTarget::Process,
             ends_with: EndsWith::Group,
             resend_after: Duration::from_mins(1),
+            boundary: Boundary::default(),
         }
     }
 }
@@ -496,4 +562,6 @@ pub struct CommandStop {
     pub force: Option<Argv>,
     /// How long each of them may take.
     pub timeout: Duration,
+    /// When the job is asked.
+    pub boundary: Boundary,
 }

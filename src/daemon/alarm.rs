@@ -15,6 +15,10 @@ pub enum AlarmKind {
     Overdue,
     /// The attempt could not be asked to stop.
     RequestFailed,
+    /// No moment between two batches has come for too long, so the attempt was not asked yet.
+    NoGap,
+    /// The driver cannot drain by itself, and nothing can be sent to it.
+    CannotDrain,
     /// Steps of a stop cannot be saved or read.
     RecordFailed,
     /// A checkpoint could not be copied for the new job.
@@ -33,6 +37,8 @@ impl AlarmKind {
             AlarmKind::Unprotected => "unprotected",
             AlarmKind::Overdue => "overdue",
             AlarmKind::RequestFailed => "request-failed",
+            AlarmKind::NoGap => "no-gap",
+            AlarmKind::CannotDrain => "cannot-drain",
             AlarmKind::RecordFailed => "record-failed",
             AlarmKind::CopyFailed => "copy-failed",
             AlarmKind::AttemptUnknown => "attempt-unknown",

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::model::AttemptId;
 use crate::stop::command::CommandBackend;
 use crate::stop::signal::SignalBackend;
-use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
+use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way};
 
 /// How long after a child is seen to be gone its exit code may take to be known.
 const EXIT_TOLD: Duration = Duration::from_millis(500);
@@ -134,6 +135,18 @@ impl Backend for ChildBackend {
 
     fn drains_itself(&self) -> bool {
         matches!(self.request, ChildRequest::Driver)
+    }
+
+    async fn way(&self, _: &AttemptId, _: Timestamp) -> Way {
+        match &self.request {
+            ChildRequest::Signal(_) | ChildRequest::Command(_) => Way::Asked,
+            // The status file is this process's own, so the driver cannot say anything in it.
+            ChildRequest::Driver => Way::Drains,
+        }
+    }
+
+    async fn has_drained(&self, _: &AttemptId) -> Option<bool> {
+        None
     }
 
     async fn reports_running(&self, attempt: &AttemptId) -> bool {

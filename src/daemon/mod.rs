@@ -11,6 +11,7 @@ pub mod copying;
 pub mod crash_point;
 mod flag;
 pub mod hooks;
+mod moment;
 pub mod poller;
 pub mod rollout;
 pub mod run;

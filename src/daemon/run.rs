@@ -526,6 +526,7 @@ impl Runner {
             marker: Some(self.spec.marker.clone()),
             exit,
             written_at: Timestamp::now(),
+            kit: None,
         };
         save_status(&self.control, &status).await
     }

@@ -22,6 +22,7 @@ use crate::control::ControlDir;
 use crate::marker::poll::{GuardRecord, Round, error_chain};
 use crate::marker::{MarkerPolicy, MarkerState, Sighting, Verdict};
 use crate::model::{AttemptId, JobName, Slot};
+use crate::stop::boundary::BoundaryPolicy;
 use crate::stop::decide::StopPolicy;
 use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, Reason, StopRecord, load_armed, load_unconfirmed, save_armed};
@@ -66,6 +67,8 @@ pub struct SlotSpec {
     pub attempt_interval: Duration,
     /// The job's checkpoints.
     pub checkpoints: Vec<(Arc<dyn Storage>, StorageUri)>,
+    /// How a request waits until they are between two batches, where it does.
+    pub boundary: Option<Arc<BoundaryPolicy>>,
     /// What is done with them after a stop: copies for the new job.
     pub copy_orders: Option<Arc<CopyOrders>>,
     /// The job's hooks.
@@ -693,6 +696,7 @@ mod tests {
             drain_interval: Duration::from_millis(500),
             attempt_interval: Duration::from_secs(5),
             checkpoints: Vec::new(),
+            boundary: None,
             copy_orders: None,
             hooks: Hooks::none(job.clone(), Slot::Blue),
             job,
@@ -707,8 +711,12 @@ mod tests {
         let control = ControlDir::new(Arc::clone(&storage), StoragePath::parse("/c").unwrap());
         let spec = Arc::new(spec(&storage));
         let board = Arc::new(StatusBoard::new(control.clone(), Duration::from_secs(1)));
-        let backend: Arc<dyn Backend> =
-            Arc::new(DriverBackend::new(board, spec.job.clone(), spec.slot));
+        let backend: Arc<dyn Backend> = Arc::new(DriverBackend::new(
+            board,
+            spec.job.clone(),
+            spec.slot,
+            Duration::from_mins(2),
+        ));
         let policy = PollPolicy {
             interval: Duration::from_secs(5),
             jitter: 0.0,

@@ -14,7 +14,7 @@ use super::stopping::{Drive, Flow, Request, StepError, StopEnd};
 use crate::control::Saved;
 use crate::marker::poll::{DirectoryPoll, GuardRecord, Sighting, Why, error_chain};
 use crate::model::{AttemptId, Generation};
-use crate::stop::decide::{Act, Look, Next, Outcome};
+use crate::stop::decide::{Act, Look, Moment, Next, Outcome};
 use crate::stop::proof::prove;
 use crate::stop::receipt::{How, Receipt, load_receipt, save_receipt};
 use crate::stop::record::{Reason, StopRecord};
@@ -103,6 +103,16 @@ impl SlotEngine {
                 crash_point("latched");
                 tracing::info!(stop_id = %attempt.stop_id(self.spec.slot), "stopping");
             }
+            Next::SaveWaiting => self.save_waiting(attempt, drive).await?,
+            Next::AwaitMoment | Next::OverdueMoment => {
+                if next == Next::OverdueMoment {
+                    self.raise_overdue(&drive.observation);
+                }
+                return match drive.moment {
+                    Moment::Boundary => Box::pin(self.ask_at_boundary(attempt, drive)).await,
+                    Moment::Now | Moment::Listening => Ok(Flow::Wait),
+                };
+            }
             Next::SaveRequesting => {
                 drive.check_lease(storage.as_ref()).await?;
                 let asking = self.asking(attempt, drive.generation());
@@ -114,20 +124,17 @@ impl SlotEngine {
                 drive.asked.get_or_insert_with(Instant::now);
                 crash_point("requesting-saved");
             }
+            // One whose request failed, or whose fate is not known, waits for its moment again.
+            Next::Request if drive.moment == Moment::Boundary => {
+                return Box::pin(self.ask_at_boundary(attempt, drive)).await;
+            }
             Next::Request => {
                 drive.fence(storage.as_ref(), self.spec.lease_ttl).await?;
-                let order = self.order(attempt, drive.generation());
-                self.backend.request_stop(attempt, &order).await?;
-                drive.request = Request::Done;
-                // Only now it is known to have been asked, so its time to drain begins now.
-                drive.carried = Duration::ZERO;
-                drive.asked = Some(Instant::now());
-                self.requested.raise();
-                crash_point("requested");
-                tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
+                self.request(attempt, drive).await?;
             }
             Next::SaveRequested => {
-                let asked = self.asking(attempt, drive.generation());
+                let mut asked = self.asking(attempt, drive.generation());
+                asked.boundary.clone_from(&drive.timing.report);
                 drive.record.save_requested(&asked).await?;
                 crash_point("requested-saved");
             }
@@ -158,6 +165,25 @@ impl SlotEngine {
             Next::Done => return self.end_with_receipt(attempt).await,
         }
         Ok(Flow::Go)
+    }
+
+    /// Asks the attempt, by a lease that is sure.
+    pub(super) async fn request(
+        &self,
+        attempt: &AttemptId,
+        drive: &mut Drive,
+    ) -> Result<(), StepError> {
+        let mut order = self.order(attempt, drive.generation());
+        order.instead_of_drain = drive.timing.because.is_some();
+        self.backend.request_stop(attempt, &order).await?;
+        drive.request = Request::Done;
+        // Only now it is known to have been asked, so its time to drain begins now.
+        drive.carried = Duration::ZERO;
+        drive.asked = Some(Instant::now());
+        self.requested.raise();
+        crash_point("requested");
+        tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
+        Ok(())
     }
 
     /// The receipt that another wrote, as the end of the stop; waits where there is none.
@@ -241,6 +267,7 @@ impl SlotEngine {
             generation,
             marker: self.spec.marker.clone(),
             drain_deadline: self.spec.stop_policy.drain_deadline,
+            instead_of_drain: false,
         }
     }
 
@@ -266,6 +293,20 @@ impl SlotEngine {
             None
         };
         let signalled = drive.signalled;
+        let boundary = if steps.requesting && self.spec.boundary.is_some() {
+            let asked = drive.record.load_asked().await?;
+            let asked = asked.and_then(|asked| asked.boundary);
+            match asked.or_else(|| drive.timing.report.clone()) {
+                Some(report) => Some(report),
+                None => drive
+                    .record
+                    .load_asking()
+                    .await?
+                    .and_then(|asking| asking.boundary),
+            }
+        } else {
+            None
+        };
         let start_requested = steps.latched
             && drive.reason != Reason::Signal
             && self.look_now(armed_in).await == Look::Withdrawn;
@@ -308,12 +349,16 @@ impl SlotEngine {
                 Outcome::Stopped | Outcome::Restarted => How::Drained,
             },
             exit,
+            boundary,
             proof,
             copies: std::mem::take(&mut drive.copies),
             start_requested,
             latched_at: drive.record.latched_at,
             ended_at,
-            drain_seconds: (steps.requesting || signalled).then_some(drained_for.as_secs_f64()),
+            drain_seconds: (steps.requesting
+                || signalled
+                || (steps.waiting && self.backend.drains_itself()))
+            .then_some(drained_for.as_secs_f64()),
             generation: drive.generation(),
             backend: self.backend.name().to_owned(),
             host: self.daemon.host.clone(),

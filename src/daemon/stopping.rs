@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Daemon;
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
+use super::moment::Timing;
 use super::slot::SlotEngine;
 use crate::checkpoint::copy::CopyError;
 use crate::control::{
@@ -16,7 +17,7 @@ use crate::control::{
 use crate::marker::poll::{GuardRecord, error_chain};
 use crate::model::{AttemptId, Generation};
 use crate::process::{EndsWith, ProcessState, observe};
-use crate::stop::decide::{Act, AttemptState, Look, Next, Situation, decide};
+use crate::stop::decide::{Act, AttemptState, Look, Moment, Next, Situation, decide};
 use crate::stop::receipt::{CheckpointCopy, Receipt};
 use crate::stop::record::{Asking, Intent, Reason, StopRecord};
 use crate::stop::{BackendError, Freshness, Observation};
@@ -108,6 +109,14 @@ pub(super) struct Drive {
     pub(super) copying_since: Option<Instant>,
     /// The copies that are made or will not be, in the order of the checkpoints.
     pub(super) copies: Vec<CheckpointCopy>,
+    /// When it can be asked, as of this step.
+    pub(super) moment: Moment,
+    /// How its moment is found.
+    pub(super) timing: Box<Timing>,
+    /// What the last observation took.
+    pub(super) observed_in: Duration,
+    /// The storage's time at that moment, at most.
+    clock: Option<(Timestamp, Instant)>,
 }
 
 /// State of the request in this process.
@@ -201,7 +210,7 @@ impl SlotEngine {
         }
     }
 
-    async fn release(&self, lease: Lease) {
+    pub(super) async fn release(&self, lease: Lease) {
         // An unreleased lease runs out by itself.
         if let Err(error) = lease.release(self.control.storage().as_ref()).await {
             tracing::debug!("the lease was not given back: {}", error_chain(&error));
@@ -237,6 +246,7 @@ impl SlotEngine {
             // Between "about to ask" and "asked" there is no good place to leave: who takes over could
             // not know whether the attempt was asked.
             if self.shutdown.is_cancelled() && (failing.is_some() || !drive.is_asking()) {
+                drive.timing.discard(self.control.storage().as_ref()).await;
                 if let Some(lease) = drive.lease.take() {
                     self.release(lease).await;
                 }
@@ -256,6 +266,7 @@ impl SlotEngine {
                         // It names a generation that is over.
                         prepared.discard(self.control.storage().as_ref()).await;
                     }
+                    drive.timing.discard(self.control.storage().as_ref()).await;
                     Flow::Wait
                 }
                 Err(error) => {
@@ -275,11 +286,18 @@ impl SlotEngine {
                     if let Some(prepared) = drive.prepared.take() {
                         prepared.discard(self.control.storage().as_ref()).await;
                     }
+                    drive.timing.discard(self.control.storage().as_ref()).await;
                     if let Some(lease) = drive.lease.take() {
                         self.release(lease).await;
                     }
-                    self.alarms.clear(AlarmKind::Overdue);
-                    self.alarms.clear(AlarmKind::RequestFailed);
+                    for alarm in [
+                        AlarmKind::Overdue,
+                        AlarmKind::RequestFailed,
+                        AlarmKind::NoGap,
+                        AlarmKind::CannotDrain,
+                    ] {
+                        self.alarms.clear(alarm);
+                    }
                     return end;
                 }
             }
@@ -330,9 +348,13 @@ impl SlotEngine {
         if let Some(lease) = drive.lease.as_mut()
             && lease.is_beat_due(self.spec.lease_ttl)
         {
-            lease.beat(self.control.storage().as_ref()).await?;
+            let begun = Instant::now();
+            let now = lease.beat(self.control.storage().as_ref()).await?;
+            drive.clock = Some((now, begun));
         }
+        let begun = Instant::now();
         drive.observation = self.backend.observe(attempt, Freshness::Now).await;
+        drive.observed_in = begun.elapsed();
         let is_over = matches!(
             drive.observation,
             Observation::Stopped { .. } | Observation::Restarted { .. }
@@ -341,6 +363,13 @@ impl SlotEngine {
             // It was seen as over, and is not or cannot be told to be: nobody asked for anything.
             return Ok(Flow::End(StopEnd::Withdrawn));
         }
+        let moment = if is_over {
+            Moment::Now
+        } else {
+            Box::pin(self.moment(attempt, drive)).await?
+        };
+        let undrained = is_over && self.is_undrained(attempt, drive).await;
+        drive.moment = moment;
         let situation = Situation {
             steps: drive.record.steps,
             look: drive.look,
@@ -350,11 +379,13 @@ impl SlotEngine {
                 Observation::Restarted { .. } => AttemptState::Restarted,
                 Observation::Unknown { .. } => AttemptState::Unknown,
             },
+            moment,
             request: drive.request_act(),
             kill: drive.kill,
             draining_for: drive.draining_for(),
             protected: false,
             drains_itself: self.backend.drains_itself(),
+            undrained,
             signalled: drive.signalled,
         };
         let mut next = decide(&situation, &self.spec.stop_policy);
@@ -406,8 +437,10 @@ impl SlotEngine {
             &attempt.stop_id(self.spec.slot),
         )
         .await?;
-        if drive.record.steps.requesting {
+        if drive.record.steps.requesting || drive.record.steps.waiting {
+            let begun = Instant::now();
             let now = lease.beat(self.control.storage().as_ref()).await?;
+            drive.clock = Some((now, begun));
             drive.carried = self.carried(now, &drive.record).await?;
             drive.asked = Some(Instant::now());
             tracing::info!(
@@ -506,11 +539,13 @@ impl SlotEngine {
     /// of two time stamps of the storage, but nothing where its clock and a host's were too far apart,
     /// then or now: a clock that jumps must not kill a job early.
     async fn carried(&self, now: Timestamp, record: &StopRecord) -> Result<Duration, StepError> {
-        let asked = record.load_asked().await?;
-        let asking = match asked {
-            Some(asked) => Some(asked),
-            None => record.load_asking().await?,
-        };
+        let mut asking = record.load_asked().await?;
+        if asking.is_none() {
+            asking = record.load_asking().await?;
+        }
+        if asking.is_none() {
+            asking = record.load_waiting().await?;
+        }
         if let Some(asking) = &asking
             && asking.host == self.daemon.host
             && asking.boot_id == self.daemon.boot_id
@@ -533,7 +568,8 @@ impl SlotEngine {
             );
             return Ok(Duration::ZERO);
         }
-        let elapsed = record.asked_at.map(|asked_at| now.duration_since(asked_at));
+        let since = record.asked_at.or(record.waiting_at);
+        let elapsed = since.map(|since| now.duration_since(since));
         Ok(elapsed
             .and_then(|elapsed| Duration::try_from(elapsed).ok())
             .unwrap_or(Duration::ZERO))
@@ -548,6 +584,7 @@ impl SlotEngine {
             host: self.daemon.host.clone(),
             boot_id: self.daemon.boot_id.clone(),
             uptime: Daemon::uptime(),
+            boundary: None,
         }
     }
 }
@@ -583,6 +620,10 @@ impl Drive {
             ended: None,
             copying_since: None,
             copies: Vec::new(),
+            moment: Moment::Now,
+            timing: Box::default(),
+            observed_in: Duration::ZERO,
+            clock: None,
         };
         drive.inherit();
         drive
@@ -648,6 +689,37 @@ impl Drive {
             Some(lease) if !lease.is_sure(ttl) => lease.beat(storage).await.map(drop),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether nobody can have taken the lease over since its last beat.
+    pub(super) fn is_lease_sure(&self, ttl: Duration) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.is_sure(ttl))
+    }
+
+    /// The storage's time, at most so long ago: it was not later than that at that moment.
+    pub(super) async fn clock(
+        &mut self,
+        storage: &dyn crate::storage::Storage,
+        max_age: Duration,
+    ) -> Result<(Timestamp, Instant), LeaseError> {
+        if let Some(known) = self.clock
+            && known.1.elapsed() < max_age
+        {
+            return Ok(known);
+        }
+        let begun = Instant::now();
+        let known = match &mut self.lease {
+            Some(lease) => (lease.beat(storage).await?, begun),
+            // Only for as long as the lease is not ours, when nothing is done by it.
+            None => (Timestamp::now(), begun),
+        };
+        self.clock = Some(known);
+        Ok(known)
+    }
+
+    /// As [`clock`](Drive::clock), as it was last asked for.
+    pub(super) fn last_clock(&self) -> Option<(Timestamp, Instant)> {
+        self.clock
     }
 
     pub(super) async fn check_lease(

@@ -67,7 +67,8 @@ impl Runner {
         let requested = engine.requested();
         let id = attempt.id.clone();
         let mut followed = tokio::spawn(async move { Box::pin(engine.follow(&id)).await });
-        let by_signal = matches!(self.options.ask, Ask::Signal);
+        // One that is to be asked between two batches is asked by its engine.
+        let by_signal = matches!(self.options.ask, Ask::Signal) && self.spec.boundary.is_none();
         let first = if by_signal {
             FirstRequest::Forward
         } else {
@@ -107,8 +108,8 @@ impl Runner {
                             tracing::info!(%signal, "draining; a second signal kills the command");
                             // Before it is asked: if it ends at once, it was asked.
                             match self.options.ask {
-                                Ask::Signal => asked.cancel(),
-                                Ask::Command(_) => wanted.cancel(),
+                                Ask::Signal if by_signal => asked.cancel(),
+                                Ask::Signal | Ask::Command(_) => wanted.cancel(),
                                 Ask::Driver => {
                                     wanted.cancel();
                                     removal = Some(self.take_marker_away());

@@ -14,10 +14,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
+use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way};
 use crate::model::{AttemptId, JobName, Slot};
 use crate::storage::StorageUri;
 
@@ -273,6 +274,14 @@ impl Backend for CommandBackend {
         false
     }
 
+    async fn way(&self, _: &AttemptId, _: Timestamp) -> Way {
+        Way::Asked
+    }
+
+    async fn has_drained(&self, _: &AttemptId) -> Option<bool> {
+        None
+    }
+
     async fn reports_running(&self, _: &AttemptId) -> bool {
         false
     }
@@ -348,6 +357,7 @@ mod tests {
             generation: crate::model::Generation(3),
             marker: "/m/clicks.blue".parse().unwrap(),
             drain_deadline: Duration::from_mins(1),
+            instead_of_drain: false,
         };
         let backend = backend("true");
         assert!(backend.request_stop(&named("app_1"), &order).await.is_ok());

@@ -39,6 +39,8 @@ pub struct Steps {
     pub intent: bool,
     /// The marker was looked at once more after the intent: no way back.
     pub latched: bool,
+    /// The moment at which the attempt can be asked is waited for.
+    pub waiting: bool,
     /// Someone was about to ask the attempt.
     pub requesting: bool,
     /// The attempt was asked.
@@ -86,6 +88,17 @@ pub enum Act {
     Done,
 }
 
+/// Whether the attempt can be asked right away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It can.
+    Now,
+    /// When it is between two batches.
+    Boundary,
+    /// Its driver drains by itself, and has not said yet that it does. Nothing is sent.
+    Listening,
+}
+
 /// All that a decision sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Situation {
@@ -95,16 +108,21 @@ pub struct Situation {
     pub look: Look,
     /// The attempt.
     pub attempt: AttemptState,
+    /// When the attempt can be asked, if it was not yet.
+    pub moment: Moment,
     /// State of the request.
     pub request: Act,
     /// State of the kill.
     pub kill: Act,
-    /// Time since the attempt was asked, on trusted clocks only.
+    /// Time since the attempt was asked, or else since the moment for it is waited for; on trusted
+    /// clocks only.
     pub draining_for: Duration,
     /// Whether the driver says that it runs and its marker is present: then nothing is killed.
     pub protected: bool,
     /// Whether the driver looks at the marker itself and needs no request to drain.
     pub drains_itself: bool,
+    /// Whether the driver was there to say that it had drained, and did not; nor was it sent anything.
+    pub undrained: bool,
     /// Whether the attempt was asked by other means: a signal that `run` passed on.
     pub signalled: bool,
 }
@@ -132,6 +150,12 @@ pub enum Next {
     Withdraw,
     /// Make the stop irrevocable.
     Latch,
+    /// Record that the moment to ask is waited for.
+    SaveWaiting,
+    /// Wait for the moment to ask, and then record and do it.
+    AwaitMoment,
+    /// As `AwaitMoment`, and raise the alarm that the deadline has passed.
+    OverdueMoment,
     /// Record that the attempt is about to be asked.
     SaveRequesting,
     /// Ask the attempt.
@@ -160,6 +184,9 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
     }
     let was_asked = steps.requesting || now.signalled;
     match now.attempt {
+        AttemptState::Stopped | AttemptState::Restarted if now.undrained => {
+            return Next::Confirm(Outcome::Died);
+        }
         AttemptState::Stopped if was_asked => return Next::Confirm(Outcome::Stopped),
         AttemptState::Restarted if was_asked => return Next::Confirm(Outcome::Restarted),
         AttemptState::Stopped | AttemptState::Restarted if now.drains_itself => {
@@ -191,7 +218,17 @@ pub fn decide(now: &Situation, policy: &StopPolicy) -> Next {
         };
     }
     if !steps.requesting {
-        return Next::SaveRequesting;
+        let is_late = now.draining_for >= policy.drain_deadline;
+        return match now.moment {
+            Moment::Now => Next::SaveRequesting,
+            Moment::Boundary | Moment::Listening if !steps.waiting => Next::SaveWaiting,
+            // It would be killed, which is worse than to be asked in the middle of a batch.
+            Moment::Boundary if is_late && policy.escalate == Escalate::Kill => {
+                Next::SaveRequesting
+            }
+            Moment::Boundary | Moment::Listening if is_late => Next::OverdueMoment,
+            Moment::Boundary | Moment::Listening => Next::AwaitMoment,
+        };
     }
     if !steps.requested {
         match now.request {
@@ -238,13 +275,65 @@ mod tests {
             steps: Steps::default(),
             look: Look::Unknown,
             attempt: AttemptState::Running,
+            moment: Moment::Now,
             request: Act::None,
             kill: Act::None,
             draining_for: Duration::ZERO,
             protected: false,
             drains_itself: false,
+            undrained: false,
             signalled: false,
         }
+    }
+
+    #[test]
+    fn a_request_waits_for_its_moment_after_the_latch() {
+        let mut now = start();
+        now.steps.intent = true;
+        now.moment = Moment::Boundary;
+        assert_eq!(decide(&now, &POLICY), Next::Look);
+        now.steps.latched = true;
+        assert_eq!(decide(&now, &POLICY), Next::SaveWaiting);
+        now.steps.waiting = true;
+        now.draining_for = Duration::from_secs(99);
+        assert_eq!(decide(&now, &POLICY), Next::AwaitMoment);
+        // One that ends meanwhile was not asked.
+        let ended = Situation {
+            attempt: AttemptState::Stopped,
+            ..now
+        };
+        assert_eq!(decide(&ended, &POLICY), Next::Confirm(Outcome::Died));
+        now.moment = Moment::Now;
+        assert_eq!(decide(&now, &POLICY), Next::SaveRequesting);
+    }
+
+    #[test]
+    fn at_the_deadline_one_that_waits_is_asked_before_it_is_killed() {
+        let mut now = start();
+        (now.steps.intent, now.steps.latched, now.steps.waiting) = (true, true, true);
+        now.moment = Moment::Boundary;
+        now.draining_for = Duration::from_secs(100);
+        assert_eq!(decide(&now, &POLICY), Next::SaveRequesting);
+        let never = StopPolicy {
+            escalate: Escalate::Never,
+            ..POLICY
+        };
+        assert_eq!(decide(&now, &never), Next::OverdueMoment);
+        // Nothing is sent to a driver that is there and listens.
+        now.moment = Moment::Listening;
+        assert_eq!(decide(&now, &POLICY), Next::OverdueMoment);
+    }
+
+    #[test]
+    fn a_driver_that_never_said_that_it_had_drained_died() {
+        let mut now = start();
+        (now.steps.intent, now.steps.latched) = (true, true);
+        (now.steps.requesting, now.steps.requested) = (true, true);
+        now.drains_itself = true;
+        now.attempt = AttemptState::Stopped;
+        assert_eq!(decide(&now, &POLICY), Next::Confirm(Outcome::Stopped));
+        now.undrained = true;
+        assert_eq!(decide(&now, &POLICY), Next::Confirm(Outcome::Died));
     }
 
     #[test]
@@ -281,7 +370,13 @@ mod tests {
                 Next::Observe => now.attempt = AttemptState::Stopped,
                 Next::Confirm(_) => now.steps.receipt = true,
                 Next::Done => break,
-                Next::Withdraw | Next::Overdue | Next::SaveKilling | Next::Kill => unreachable!(),
+                Next::Withdraw
+                | Next::SaveWaiting
+                | Next::AwaitMoment
+                | Next::OverdueMoment
+                | Next::Overdue
+                | Next::SaveKilling
+                | Next::Kill => unreachable!(),
             }
         }
         assert_eq!(
@@ -381,7 +476,7 @@ mod tests {
         /// Over random worlds and crashes: nothing is asked before the latch, nothing latched
         /// without a look that asked, nothing killed early or while protected, and only one receipt.
         #[test]
-        fn the_never_list_holds(events in prop::collection::vec((0_u8..8, 0_u64..40), 1..120)) {
+        fn the_never_list_holds(events in prop::collection::vec((0_u8..12, 0_u64..40), 1..120)) {
             let mut now = start();
             let mut looked = false;
             let mut requests = 0_u32;
@@ -411,6 +506,9 @@ mod tests {
                         now.kill = if now.steps.killing { Act::Inherited(Duration::ZERO) } else { Act::None };
                     }
                     4 if requests > 0 => now.attempt = AttemptState::Stopped,
+                    7 => now.moment = Moment::Boundary,
+                    8 => now.moment = Moment::Now,
+                    9 => now.moment = Moment::Listening,
                     _ => {}
                 }
                 match decide(&now, &POLICY) {
@@ -418,7 +516,17 @@ mod tests {
                     Next::Look => { now.look = if event == 5 { Look::Withdrawn } else if event == 6 { Look::Unknown } else { Look::Asks }; looked = now.look == Look::Asks; }
                     Next::Withdraw => { prop_assert!(!now.steps.latched); now.steps.intent = false; now.look = Look::Unknown; }
                     Next::Latch => { prop_assert!(looked && now.steps.intent); now.steps.latched = true; }
-                    Next::SaveRequesting => { prop_assert!(now.steps.latched); now.steps.requesting = true; now.request = Act::Due; }
+                    Next::SaveWaiting => { prop_assert!(now.steps.latched && !now.steps.waiting); now.steps.waiting = true; }
+                    Next::AwaitMoment | Next::OverdueMoment => {
+                        prop_assert!(now.steps.waiting && !now.steps.requesting && now.moment != Moment::Now);
+                        if event >= 10 && now.moment == Moment::Boundary {
+                            now.steps.requesting = true;
+                            now.request = Act::Done;
+                            now.draining_for = Duration::ZERO;
+                            requests += 1;
+                        }
+                    }
+                    Next::SaveRequesting => { prop_assert!(now.steps.latched && now.moment != Moment::Listening); now.steps.requesting = true; now.request = Act::Due; }
                     Next::Request => {
                         prop_assert!(now.steps.latched && now.steps.requesting);
                         requests += 1;

@@ -3,11 +3,14 @@
 //! [`decide`] is the pure part: from the steps that are on the storage and what is observed of the
 //! attempt it says what to do next. [`record`] keeps those steps, [`receipt`] the result,
 //! [`proof`] reads from the checkpoint whether the stop was clean. A [`Backend`] is a way to ask an
-//! attempt to stop and to see whether it did.
+//! attempt to stop and to see whether it did. Where it is to be asked between two batches, [`follow`]
+//! reads the times of its batches, and [`boundary`] (pure) finds the moment.
 
+pub mod boundary;
 pub mod command;
 pub mod decide;
 pub mod driver;
+pub mod follow;
 pub mod proof;
 pub mod receipt;
 pub mod record;
@@ -18,6 +21,7 @@ pub mod status;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::control::DocumentError;
@@ -88,6 +92,31 @@ pub struct StopOrder {
     pub marker: StorageUri,
     /// How long the drain may take.
     pub drain_deadline: Duration,
+    /// Whether a driver that drains by itself is to be asked by a signal, since it cannot.
+    pub instead_of_drain: bool,
+}
+
+/// How an attempt comes to stop once that is on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It is asked.
+    Asked,
+    /// It sees its marker itself, and all that can be known of that is known.
+    Drains,
+    /// It sees its marker itself, lives, and has not said yet that it drains.
+    Listens,
+    /// It would see its marker itself, and cannot drain: it has to be asked by a signal.
+    CannotDrain {
+        /// Why not.
+        why: String,
+        /// Whether a signal reaches it from here; why not, if it does not.
+        reach: Result<(), String>,
+    },
+    /// That cannot be told now.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
 }
 
 /// Why a backend could not do what it was asked.
@@ -172,6 +201,13 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Whether the driver looks at its marker itself, so that it may end before it is asked.
     fn drains_itself(&self) -> bool;
+
+    /// How `attempt` comes to stop; `now` is the time of the storage that its messages lie in.
+    async fn way(&self, attempt: &AttemptId, now: Timestamp) -> Way;
+
+    /// Whether the driver of `attempt` said at its end that it had drained; `None` where there is
+    /// nobody to say it.
+    async fn has_drained(&self, attempt: &AttemptId) -> Option<bool>;
 
     /// Whether the driver says that it runs undisturbed: then no kill while its marker is present.
     async fn reports_running(&self, attempt: &AttemptId) -> bool;

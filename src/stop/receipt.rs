@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Exit;
+use super::boundary::BoundaryReport;
 use super::decide::Outcome;
 use super::proof::Proof;
 use super::record::Reason;
@@ -96,6 +97,9 @@ pub struct Receipt {
     pub how: How,
     /// Exit code or signal, where known.
     pub exit: Option<Exit>,
+    /// How the moment to ask was chosen, where one between two batches was waited for.
+    #[serde(default)]
+    pub boundary: Option<BoundaryReport>,
     /// What the checkpoints say.
     pub proof: Proof,
     /// The copies of its checkpoints, where `on-stopped = "copy"`; empty else.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::boundary::BoundaryReport;
 use super::decide::Steps;
 use crate::control::{
     ControlDir, Document, DocumentError, Prepared, Saved, load, load_optional, prepare_new,
@@ -72,7 +73,7 @@ impl Document for Intent {
 }
 
 /// That an attempt is about to be asked, or was, by whom, and when the drain begins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Asking {
     /// The stop.
     pub stop_id: StopId,
@@ -87,6 +88,9 @@ pub struct Asking {
     /// The monotonic clock of that boot: the same boot's clock measures the drain whatever the wall
     /// clocks do.
     pub uptime: Duration,
+    /// How the moment was chosen, where one between two batches was waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<BoundaryReport>,
 }
 
 impl Document for Asking {
@@ -106,9 +110,12 @@ pub struct StopRecord {
     /// When the attempt was asked, or else someone was about to, by the storage's clock: the drain
     /// deadline counts from here.
     pub asked_at: Option<Timestamp>,
+    /// Since when the moment to ask is waited for, by the storage's clock.
+    pub waiting_at: Option<Timestamp>,
 }
 
 const LATCHED: &str = "latched.json";
+const WAITING: &str = "waiting.json";
 const REQUESTING: &str = "requesting.json";
 const REQUESTED: &str = "requested.json";
 const KILLING: &str = "killing";
@@ -135,12 +142,13 @@ impl StopRecord {
         };
         let prefix = format!("{stop_id}.");
         let mut names = BTreeSet::new();
-        let (mut latched_at, mut asked_at) = (None, None);
+        let (mut latched_at, mut asked_at, mut waiting_at) = (None, None, None);
         for entry in &entries {
             if let Some(step) = entry.path.name().strip_prefix(&prefix) {
                 names.insert(step.to_owned());
                 match step {
                     LATCHED => latched_at = Some(entry.modified_at),
+                    WAITING => waiting_at = Some(entry.modified_at),
                     REQUESTING | REQUESTED => asked_at = asked_at.max(Some(entry.modified_at)),
                     _ => {}
                 }
@@ -155,6 +163,7 @@ impl StopRecord {
         let steps = Steps {
             intent: has("json") || has(LATCHED),
             latched: has(LATCHED),
+            waiting: has(WAITING),
             requesting: has(REQUESTING) || has(REQUESTED),
             requested: has(REQUESTED),
             killing: has(KILLING),
@@ -167,6 +176,7 @@ impl StopRecord {
             steps,
             latched_at,
             asked_at,
+            waiting_at,
         })
     }
 
@@ -251,6 +261,52 @@ impl StopRecord {
             }
             other => other,
         }
+    }
+
+    /// Records that the moment to ask the attempt is waited for from now on.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn save_waiting(&mut self, asking: &Asking) -> Result<Saved, DocumentError> {
+        let path = self.step(WAITING);
+        let saved = save_new(self.control.storage().as_ref(), &path, asking).await?;
+        self.steps.waiting = true;
+        Ok(saved)
+    }
+
+    /// Who began to wait, and when, if anyone did.
+    ///
+    /// # Errors
+    /// Storage errors; `Malformed`.
+    pub async fn load_waiting(&self) -> Result<Option<Asking>, DocumentError> {
+        load_optional(self.control.storage().as_ref(), &self.step(WAITING)).await
+    }
+
+    /// Writes that the attempt is about to be asked beside its place, so that publishing it takes one
+    /// call.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn prepare_requesting(
+        &self,
+        asking: &Asking,
+    ) -> Result<Prepared<Asking>, DocumentError> {
+        let path = self.step(REQUESTING);
+        prepare_new(self.control.storage().as_ref(), &path, asking).await
+    }
+
+    /// Publishes what was prepared; as [`save_requesting`](StopRecord::save_requesting).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn publish_requesting(
+        &mut self,
+        prepared: Prepared<Asking>,
+    ) -> Result<Saved, DocumentError> {
+        let path = self.step(REQUESTING);
+        let saved = publish_new(self.control.storage().as_ref(), &path, prepared).await?;
+        self.steps.requesting = true;
+        Ok(saved)
     }
 
     /// Records that the attempt is about to be asked. `Created` means: by this call, so the caller

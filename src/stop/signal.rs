@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::driver::observe_status;
 use super::status::{Phase, StatusBoard};
 use super::{
-    Backend, BackendError, Exit, Freshness, Observation, StopOrder, await_process,
+    Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way, await_process,
     await_status_news,
 };
 use crate::model::{AttemptId, JobName, Slot};
@@ -241,6 +242,14 @@ impl Backend for SignalBackend {
 
     fn drains_itself(&self) -> bool {
         false
+    }
+
+    async fn way(&self, _: &AttemptId, _: Timestamp) -> Way {
+        Way::Asked
+    }
+
+    async fn has_drained(&self, _: &AttemptId) -> Option<bool> {
+        None
     }
 
     async fn reports_running(&self, _: &AttemptId) -> bool {

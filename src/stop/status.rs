@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
-use crate::model::{AttemptId, JobName, Slot};
+use crate::model::{AttemptId, BatchId, Generation, JobName, Slot};
 use crate::storage::{Depth, ErrorKind, FileStat, StorageError, StorageUri};
 
 /// Where an attempt is in its life.
@@ -32,6 +32,20 @@ pub enum Phase {
     Drained,
     /// It is over.
     Ended,
+}
+
+impl Phase {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Held => "held",
+            Phase::Running => "running",
+            Phase::Draining => "draining",
+            Phase::Drained => "drained",
+            Phase::Ended => "ended",
+        }
+    }
 }
 
 /// The status file. One writer: the driver kit, or `run` where there is no kit.
@@ -56,6 +70,74 @@ pub struct StatusFile {
     pub exit: Option<Exit>,
     /// When this was written, by the writer's clock.
     pub written_at: Timestamp,
+    /// What the driver kit says beside it. Boxed: most status files of thousands have none.
+    #[serde(flatten)]
+    pub kit: Option<Box<KitStatus>>,
+}
+
+/// What the driver kit says of the driver that it runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitStatus {
+    /// Its version; what has none was not written by a kit.
+    pub kit_version: String,
+    /// The revision that it was built from.
+    #[serde(default)]
+    pub kit_revision: Option<String>,
+    /// Spark's name for the application.
+    #[serde(default)]
+    pub application_id: Option<String>,
+    /// The version of Spark.
+    #[serde(default)]
+    pub spark_version: Option<String>,
+    /// The rollout that it was started for.
+    #[serde(default)]
+    pub rollout_id: Option<String>,
+    /// The generation that it was started for.
+    #[serde(default)]
+    pub generation: Option<Generation>,
+    /// Whether this Spark has all that a drain needs.
+    #[serde(default)]
+    pub can_drain: Option<bool>,
+    /// What it lacks.
+    #[serde(default)]
+    pub missing: Option<String>,
+    /// Whether the kit has seen its marker.
+    #[serde(default)]
+    pub armed: Option<bool>,
+    /// What its last look at the marker said.
+    #[serde(default)]
+    pub sighting: Option<String>,
+    /// Why it drains.
+    #[serde(default)]
+    pub drain_reason: Option<String>,
+    /// Its queries, those that have ended as well.
+    #[serde(default)]
+    pub queries: Vec<KitQuery>,
+}
+
+/// One query as the driver kit sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitQuery {
+    /// Its id, the same in every run.
+    pub id: String,
+    /// The id of this run.
+    #[serde(default)]
+    pub run_id: Option<String>,
+    /// The name that the job gave it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its checkpoint, as Spark writes it.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
+    /// The last planned batch.
+    #[serde(default)]
+    pub last_planned: Option<BatchId>,
+    /// The last committed batch.
+    #[serde(default)]
+    pub last_batch: Option<BatchId>,
+    /// Why the batches could not be read.
+    #[serde(default)]
+    pub batches_unknown: Option<String>,
 }
 
 impl Document for StatusFile {
@@ -81,6 +163,22 @@ pub async fn load_status(
     slot: Slot,
 ) -> Result<Option<StatusFile>, DocumentError> {
     load_optional(control.storage().as_ref(), &control.status(job, slot)).await
+}
+
+/// When the status of a slot was last written, by the storage's clock; `None` if nobody wrote one.
+///
+/// # Errors
+/// Storage errors.
+pub async fn load_heartbeat(
+    control: &ControlDir,
+    job: &JobName,
+    slot: Slot,
+) -> Result<Option<Timestamp>, StorageError> {
+    match control.storage().stat(&control.status(job, slot)).await {
+        Ok(found) => Ok(Some(found.modified_at)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The status files of all jobs of a control directory, seen through one listing.

@@ -5,6 +5,7 @@
 //! multi-threaded runtime (`#[tokio::test(flavor = "multi_thread")]`). Every wait has a deadline, every server dies with the test process, and
 //! what it leaves on disk is removed then.
 
+pub mod batches;
 pub mod checkpoint_tree;
 pub mod client;
 pub mod cluster_slot;

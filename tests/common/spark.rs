@@ -168,7 +168,7 @@ impl Spark {
     /// # Errors
     /// If Spark cannot be fetched or does not come up.
     pub fn start(version: SparkVersion, most: Duration) -> Result<Self> {
-        let home = fetch(version)?;
+        let home = pyspark_home(version)?;
         let scratch = RemovedOnDrop(scratch_dir("spark")?);
         let log = log_dir("spark")?.join(format!("{}.log", version.as_str()));
         let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spark/jobs");
@@ -419,7 +419,11 @@ impl Query {
     }
 }
 
-fn fetch(version: SparkVersion) -> Result<PathBuf> {
+/// Where PySpark is, as a `PYTHONPATH`; fetched where it is not there yet.
+///
+/// # Errors
+/// If it cannot be fetched.
+pub fn pyspark_home(version: SparkVersion) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spark/fetch.py");
     let output = Command::new("python3")
         .arg(script)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepdown::config::{
-    AttemptFrom, Config, ConfigError, EndsWith, Environment, Escalate, Loaded, Lookup, Origin,
-    SignalTarget, Stop, StopSignal, Trigger, lint, load,
+    AtBoundary, AttemptFrom, Config, ConfigError, DriverStop, EndsWith, Environment, Escalate,
+    Loaded, Lookup, Origin, SignalTarget, Stop, StopSignal, Trigger, lint, load,
 };
 use stepdown::model::Slot;
 use stepdown::storage::Authority;
@@ -94,7 +94,7 @@ fn a_file_is_read_with_its_inheritance() {
     let green = &clicks.slots[&Slot::Green];
     assert_eq!(green.marker.to_string(), "/markers/clicks");
     assert_eq!(green.checkpoints[0].to_string(), "/ck/green");
-    assert_eq!(green.stop, Stop::Driver);
+    assert_eq!(green.stop, Stop::Driver(DriverStop::default()));
 
     let views = &config.jobs[&"views".parse().unwrap()];
     assert_eq!(views.slots.keys().collect::<Vec<_>>(), [&Slot::Blue]);
@@ -281,6 +281,41 @@ fn copies_need_a_place_of_their_own_for_each_checkpoint() {
     })
     .collect();
     insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn a_request_that_waits_for_a_boundary_needs_checkpoints() {
+    let signal = "control = \"/c\"\n[jobs.clicks]\nstop.backend = \"signal\"\n";
+    let waits = format!("{signal}stop.at-boundary = \"prefer\"\nstop.boundary-patience = \"2m\"\n");
+    let refused = read(&waits).unwrap_err().to_string();
+    assert!(
+        refused.contains("at-boundary needs the batches to be seen"),
+        "{refused}"
+    );
+    let config = read(&format!("{waits}checkpoints = [\"/ck\"]\n"))
+        .unwrap()
+        .config;
+    let job = &config.jobs[&"clicks".parse().unwrap()];
+    let boundary = job.slots[&Slot::Blue].stop.boundary();
+    assert_eq!(boundary.at_boundary, AtBoundary::Prefer);
+    assert_eq!(boundary.patience, Duration::from_mins(2));
+    assert_eq!(boundary.reaction, Duration::from_secs(1));
+    // A driver is only asked where it cannot drain by itself.
+    let driver = "control = \"/c\"\n[jobs.clicks]\nstop.backend = \"driver\"\n";
+    let config = read(driver).unwrap().config;
+    let job = &config.jobs[&"clicks".parse().unwrap()];
+    let boundary = job.slots[&Slot::Blue].stop.boundary();
+    assert_eq!(boundary.at_boundary, AtBoundary::Require);
+    let long = "stop.at-boundary = \"require\"\nstop.boundary-patience = \"2h\"\n";
+    let config = read(&format!("{signal}{long}checkpoints = [\"/ck\"]\n"))
+        .unwrap()
+        .config;
+    let warned = lint::of_values(&config);
+    let key = "jobs.clicks.slots.blue.stop.boundary-patience";
+    assert!(
+        warned.iter().any(|warning| warning.key == key),
+        "{warned:?}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use stepdown::control::{ControlDir, load};
 use stepdown::daemon::Daemon;
 use stepdown::daemon::hooks::Hooks;
@@ -17,7 +18,7 @@ use stepdown::marker::{DirectoryPoll, MarkerPolicy, Trigger};
 use stepdown::model::{AttemptId, Generation, JobName, Slot, StopId};
 use stepdown::stop::decide::{Escalate, StopPolicy};
 use stepdown::stop::receipt::Receipt;
-use stepdown::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder};
+use stepdown::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way};
 use stepdown::storage::faulty::{FaultScript, Faulty};
 use stepdown::storage::memory::MemoryStorage;
 use stepdown::storage::timeout::WithTimeout;
@@ -254,6 +255,14 @@ impl Backend for PlayedBackend {
         false
     }
 
+    async fn way(&self, _: &AttemptId, _: Timestamp) -> Way {
+        Way::Asked
+    }
+
+    async fn has_drained(&self, _: &AttemptId) -> Option<bool> {
+        None
+    }
+
     async fn reports_running(&self, _: &AttemptId) -> bool {
         false
     }
@@ -439,6 +448,7 @@ impl Stage {
             drain_interval: Duration::from_millis(500),
             attempt_interval: Duration::from_secs(5),
             checkpoints: Vec::new(),
+            boundary: None,
             copy_orders: None,
             hooks: Hooks::none(job.clone(), Slot::Blue),
             job,

@@ -59,6 +59,7 @@ const URI_TYPES: &[&str] = &["Authority", "InvalidUri", "StoragePath", "StorageU
 /// the hundred thousand.
 const PURE: &[&str] = &[
     "marker/state.rs",
+    "stop/boundary.rs",
     "stop/decide.rs",
     "checkpoint/contents.rs",
     "checkpoint/inspect/mod.rs",

@@ -4,6 +4,8 @@
 pub mod common;
 
 #[cfg(test)]
+mod boundary;
+#[cfg(test)]
 mod checkpoint_cli;
 #[cfg(test)]
 mod checkpoints;
@@ -28,6 +30,8 @@ mod hadoop_conf;
 mod imports;
 #[cfg(test)]
 mod json_output;
+#[cfg(test)]
+mod kit_status;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -339,12 +339,12 @@ fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     let run = &app.config().run;
     let configured = match stop {
         Stop::Signal(stop) => stop.clone(),
-        Stop::Command(_) | Stop::Driver => SignalStop::default(),
+        Stop::Command(_) | Stop::Driver(_) => SignalStop::default(),
     };
     let ask = match stop {
         Stop::Signal(_) => Ask::Signal,
         Stop::Command(stop) => Ask::Command(app::command_options(stop)),
-        Stop::Driver => Ask::Driver,
+        Stop::Driver(_) => Ask::Driver,
     };
     let max_delay = args
         .restarts

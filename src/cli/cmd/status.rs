@@ -15,7 +15,7 @@ use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report, Row, Tone, ago, plain, table};
 use crate::cli::target::find_job;
 use crate::config::duration::parse as duration;
-use crate::control::{LeaseScope, inspect_lease};
+use crate::control::{DocumentError, LeaseScope, inspect_lease};
 use crate::daemon::Daemon;
 use crate::daemon::ask::single_poll;
 use crate::daemon::watch::PlannedSlot;
@@ -25,6 +25,7 @@ use crate::model::{AttemptId, BatchId, Generation, JobName, Slot, StopId};
 use crate::stop::proof::{Proof, prove_once};
 use crate::stop::receipt::{Receipt, load_newest_receipt};
 use crate::stop::record::{StopRecord, load_armed};
+use crate::stop::status::{KitStatus, Phase, load_heartbeat, load_status};
 use crate::stop::{Freshness, Observation};
 use crate::storage::StorageUri;
 
@@ -63,6 +64,8 @@ struct SlotStatus {
     /// Whether a removal of the marker would stop the attempt.
     armed: bool,
     stop: Option<StopStatus>,
+    /// What the driver kit says, where there is one.
+    driver: Option<DriverStatus>,
     /// The checkpoints as they are now.
     checkpoints: Proof,
     /// The last stop of the slot that is confirmed.
@@ -77,11 +80,65 @@ struct MarkerStatus {
     sighting: &'static str,
 }
 
+/// What the driver kit of the attempt says in its status file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct DriverStatus {
+    phase: Phase,
+    /// When the file was written, by the storage's clock.
+    heartbeat_at: Option<Timestamp>,
+    /// How long ago that is, by the clock of this host.
+    heartbeat_age_seconds: Option<f64>,
+    #[serde(flatten)]
+    kit: KitStatus,
+}
+
+impl DriverStatus {
+    fn lines(&self) -> (Vec<String>, Tone) {
+        let kit = &self.kit;
+        let mut head = format!("driver kit {}", kit.kit_version);
+        if let Some(spark) = &kit.spark_version {
+            head.push_str(&format!(", Spark {spark}"));
+        }
+        if let Some(application) = &kit.application_id {
+            head.push_str(&format!(", {application}"));
+        }
+        head.push_str(&format!(": {}", self.phase.as_str()));
+        if let Some(reason) = &kit.drain_reason {
+            head.push_str(&format!(" ({reason})"));
+        }
+        let can_drain = kit.can_drain != Some(false);
+        if !can_drain {
+            let missing = kit.missing.as_deref().unwrap_or("it does not say what");
+            head.push_str(&format!(", CANNOT DRAIN, this Spark lacks something: {missing}"));
+        }
+        match self.heartbeat_age_seconds {
+            Some(age) => head.push_str(&format!(", heartbeat {age:.0} s ago")),
+            None => head.push_str(", no heartbeat"),
+        }
+        let tone = if can_drain { Tone::Plain } else { Tone::Bad };
+        let queries = kit.queries.iter().map(|query| {
+            let name = query.name.as_deref().unwrap_or(&query.id);
+            let batch = |batch: Option<BatchId>| {
+                batch.map_or_else(|| "none".to_owned(), |batch| batch.to_string())
+            };
+            match &query.batches_unknown {
+                Some(why) => format!("  query {name}: its batches are not known: {why}"),
+                None => format!(
+                    "  query {name}: last planned batch {}, last committed {}",
+                    batch(query.last_planned),
+                    batch(query.last_batch)
+                ),
+            }
+        });
+        (std::iter::once(head).chain(queries).collect(), tone)
+    }
+}
+
 /// A stop that is asked for and not confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct StopStatus {
     stop_id: StopId,
-    /// `intended`, `latched`, `asked` or `killing`.
+    /// `intended`, `latched`, `waiting`, `asked` or `killing`.
     step: &'static str,
     since: Option<Timestamp>,
     /// Who acts, by the generation of its lease.
@@ -92,6 +149,19 @@ struct StopStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct StatusReport {
     slots: Vec<SlotStatus>,
+}
+
+impl StatusReport {
+    fn without_ages(&self) -> Self {
+        let mut report = self.clone();
+        for slot in &mut report.slots {
+            if let Some(driver) = &mut slot.driver {
+                driver.heartbeat_age_seconds = None;
+                driver.heartbeat_at = None;
+            }
+        }
+        report
+    }
 }
 
 impl Report for StatusReport {
@@ -113,6 +183,20 @@ impl Report for StatusReport {
                 let line = format!("{}.{}: {unknown}", slot.job, slot.slot);
                 text.push('\n');
                 text.push_str(&look.paint(Tone::Warn, &line));
+            }
+        }
+        for slot in &self.slots {
+            let Some(driver) = &slot.driver else {
+                continue;
+            };
+            let (lines, tone) = driver.lines();
+            // Of many slots only what needs a look.
+            if self.slots.len() == 1 || tone == Tone::Bad {
+                for line in lines {
+                    let line = format!("{}.{}: {line}", slot.job, slot.slot);
+                    text.push('\n');
+                    text.push_str(&look.paint(tone, &line));
+                }
             }
         }
         if let [only] = self.slots.as_slice()
@@ -215,9 +299,11 @@ pub async fn run(args: StatusArgs, context: &mut Context) -> Result<Status> {
     let mut before: Option<StatusReport> = None;
     while !context.out.is_closed() {
         let report = observe_all(&daemon, &planned).await;
-        if before.as_ref() != Some(&report) {
+        // A heartbeat that gets older is no change.
+        let told = report.without_ages();
+        if before.as_ref() != Some(&told) {
             context.out.event(&report)?;
-            before = Some(report);
+            before = Some(told);
         }
         tokio::select! {
             () = tokio::time::sleep(args.interval) => {}
@@ -305,6 +391,10 @@ async fn observe_slot(daemon: &Daemon, planned: &PlannedSlot) -> SlotStatus {
     if stop.is_some() && state == "running" {
         state = "stopping";
     }
+    let driver = match &attempt {
+        Some(attempt) => observe_driver(planned, attempt, &mut unknown).await,
+        None => None,
+    };
     let receipt = match load_newest_receipt(&planned.control, &spec.job, spec.slot).await {
         Ok(receipt) => receipt,
         Err(error) => {
@@ -323,10 +413,39 @@ async fn observe_slot(daemon: &Daemon, planned: &PlannedSlot) -> SlotStatus {
         attempt,
         armed,
         stop,
+        driver,
         checkpoints: prove_once(&spec.checkpoints).await,
         receipt,
         unknown,
     }
+}
+
+async fn observe_driver(
+    planned: &PlannedSlot,
+    attempt: &AttemptId,
+    unknown: &mut Vec<String>,
+) -> Option<DriverStatus> {
+    let spec = &planned.spec;
+    let read = async {
+        let status = load_status(&planned.control, &spec.job, spec.slot).await?;
+        let heartbeat = load_heartbeat(&planned.control, &spec.job, spec.slot).await?;
+        Ok::<_, DocumentError>((status, heartbeat))
+    };
+    let (status, heartbeat_at) = match read.await {
+        Ok(read) => read,
+        Err(error) => {
+            unknown.push(format!("its driver's status: {}", error_chain(&error)));
+            return None;
+        }
+    };
+    let status = status.filter(|status| status.attempt == *attempt)?;
+    let age = |at: Timestamp| Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
+    Some(DriverStatus {
+        phase: status.phase,
+        heartbeat_at,
+        heartbeat_age_seconds: heartbeat_at.map(age),
+        kit: *status.kit?,
+    })
 }
 
 async fn observe_stop(
@@ -373,6 +492,8 @@ async fn observe_stop(
         "killing"
     } else if steps.requested {
         "asked"
+    } else if steps.waiting && !steps.requesting {
+        "waiting"
     } else if steps.latched {
         "latched"
     } else {
@@ -381,7 +502,10 @@ async fn observe_stop(
     let under_way = StopStatus {
         stop_id,
         step,
-        since: record.asked_at.or(record.latched_at),
+        since: record
+            .asked_at
+            .or(record.waiting_at)
+            .or(record.latched_at),
         generation: holder.map(|(generation, _)| generation),
     };
     (armed, Some(under_way))

@@ -19,6 +19,7 @@ use crate::daemon::ask::{await_receipt, find_stoppable, request_by_marker};
 use crate::daemon::watch::PlannedSlot;
 use crate::model::{AttemptId, JobName, Slot, StopId};
 use crate::stop::Exit as StopExit;
+use crate::stop::boundary::{AskedAt, BoundaryReport};
 use crate::stop::decide::Outcome;
 use crate::stop::proof::Verdict;
 use crate::stop::receipt::{CheckpointCopy, CopyEnd, How, Receipt};
@@ -90,6 +91,9 @@ pub(super) fn receipt_text(receipt: &Receipt, look: Look) -> String {
         verdict.as_str()
     );
     let mut text = format!("{}{how}{exit}", look.paint(tone, &head));
+    if let Some(boundary) = &receipt.boundary {
+        text.push_str(&format_boundary(boundary));
+    }
     for checkpoint in &receipt.proof.checkpoints {
         let batch = |batch: Option<crate::model::BatchId>| {
             batch.map_or_else(|| "none".to_owned(), |batch| batch.to_string())
@@ -118,6 +122,31 @@ fn format_checkpoint(
 ) -> String {
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     format!("\n  {uri}: last planned batch {planned}, last committed {committed}{why}")
+}
+
+fn format_boundary(boundary: &BoundaryReport) -> String {
+    let seconds = |seconds: Option<f64>| seconds.unwrap_or_default();
+    let how = match boundary.asked {
+        AskedAt::InGap => format!(
+            "asked between two batches: {:.2} s into a gap of {:.2} s",
+            seconds(boundary.idle_seconds),
+            seconds(boundary.gap_seconds)
+        ),
+        AskedAt::Quiet => format!(
+            "asked after {:.0} s without a batch",
+            seconds(boundary.idle_seconds)
+        ),
+        AskedAt::WithoutGap => "NOT asked between two batches".to_owned(),
+        AskedAt::Unknown => "it is not known at what moment it was asked".to_owned(),
+    };
+    let why = boundary
+        .why
+        .as_ref()
+        .map_or_else(String::new, |why| format!(" ({why})"));
+    format!(
+        "\n  {how}, after waiting {:.1} s{why}",
+        boundary.waited_seconds
+    )
 }
 
 fn format_copy(copy: &CheckpointCopy) -> String {
