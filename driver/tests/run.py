@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 import cases  # noqa: E402
 from harness import Failed, spark_home  # noqa: E402
 
-SPARKS = ["3.5.9", "4.3.0"]
+SPARKS = ["3.3.4", "3.5.9", "4.0.5", "4.3.0"]
 
 
 def main():

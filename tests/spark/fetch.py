@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts one version of PySpark into a cache directory and prints where.
 
-    fetch.py 3.5.9|4.3.0 CACHE
+    fetch.py 3.3.4|3.5.9|4.0.5|4.3.0 CACHE
 
 What it prints is a PYTHONPATH: the source package without its setup, with the jars where `pip
 install` puts them, and Py4J beside it. Left out are parts that no streaming job needs. Runs once per
@@ -26,12 +26,16 @@ sys.dont_write_bytecode = True  # the checkout stays as it is
 from package_index import fetch_package  # noqa: E402
 
 SHA256 = {
+    "3.3.4": "1f866be47130a522355240949ed50d9812a8f327bd7619f043ffe07fbcf7f7b6",
     "3.5.9": "ea27adc39ddac9413b8951e45aa748cbed6c785971b81386efc41938f6243d93",
+    "4.0.5": "a0d44b0e7faf0458ad83b7aa664e7ed8b96beed8a55d66ce3b0dfac2309dfca6",
     "4.3.0": "e8c517948eff7088a7aa07449aa8eafa4a15a8d50319de2525a6fd26622476c6",
 }
 # What the Python side of `transformWithState` imports, and what that does.
 PACKAGES = {
+    "3.3.4": [],
     "3.5.9": [],
+    "4.0.5": [],
     "4.3.0": """
         numpy==2.3.5 pandas==2.3.3 protobuf==7.36.2 pyarrow==26.0.1 python-dateutil==2.9.0.post0
         pytz==2025.2 six==1.17.0 tzdata==2025.2
