@@ -7,6 +7,7 @@ import time
 
 from harness import ROOT, Job, check, described_attempt, stepdown, wait_until
 from hdfs import Hdfs
+from queries import AVAILABLE_NOW
 
 ALL = {}
 
@@ -86,17 +87,17 @@ def an_idle_query_ends_at_once(home):
 
 @case
 def a_sink_without_python(home):
-    with Job(home, args=["--noop", "--trigger", "200 milliseconds"]) as job:
+    with Job(home, args=["--sink", "noop", "--trigger", "200 milliseconds"]) as job:
         job.await_commit(5)
         drain(job)
 
 
 @case
 def available_now_ends_after_its_batch(home):
-    with Job(home, args=["--available-now", "--batch-seconds", 2]) as job:
+    with Job(home, args=["--trigger", AVAILABLE_NOW, "--batch-seconds", 2]) as job:
         batch = job.await_batch(1)
         drain(job)
-        check(job.last_committed() < 19, f"it went on to the end from batch {batch}")
+        check(job.last_committed() < 199, f"it went on to the end from batch {batch}")
 
 
 @case
@@ -115,7 +116,7 @@ def sigterm_in_a_batch(home):
 @case
 def sigterm_to_the_python_parent(home):
     """Its JVM sees that it is gone, and drains what needs no Python."""
-    args = ["--noop", "--trigger", "200 milliseconds"]
+    args = ["--sink", "noop", "--trigger", "200 milliseconds"]
     with Job(home, args=args, launcher="python") as job:
         job.await_commit(5)
         os.kill(job.process.pid, signal.SIGTERM)
@@ -247,7 +248,7 @@ def a_held_job_whose_marker_goes_does_not_start(home):
 @case
 def makes_and_removes_its_own_marker(home):
     conf = {"spark.stepdown.create-marker": "true"}
-    args = ["--available-now", "--batch-seconds", 0.2]
+    args = ["--trigger", AVAILABLE_NOW, "--files", 20, "--batch-seconds", 0.2]
     with Job(home, args=args, conf=conf, marker=False) as job:
         job.await_batch(1)
         check(job.marker.exists(), "there is no marker")
@@ -260,7 +261,7 @@ def makes_and_removes_its_own_marker(home):
 @case
 def leaves_a_marker_of_others(home):
     conf = {"spark.stepdown.create-marker": "true"}
-    args = ["--available-now", "--batch-seconds", 0]
+    args = ["--trigger", AVAILABLE_NOW, "--files", 5, "--batch-seconds", 0]
     with Job(home, args=args, conf=conf) as job:
         check(job.await_end() == 0, "exit code")
         check(job.marker.exists(), "the marker of others was removed")
@@ -430,8 +431,9 @@ def trials(home, *args, seconds):
 
 @case
 def drains_of_many_shapes_at_many_moments(home):
-    counted = trials(home, "--count", 24, "--ways", "kit", seconds=900)["kit"]
-    check(counted["trials"] == 24 and counted["dirty"] == 0, f"{counted}")
+    counted = trials(home, "--count", 12, "--ways", "kit", seconds=900)["kit"]
+    check(counted["stops"] == 24 and counted["dirty"] == 0, f"{counted}")
+    check(counted["lost"] == counted["twice"] == counted["appended_twice"] == 0, f"{counted}")
 
 
 @case
@@ -439,8 +441,8 @@ def no_drain_aborts_the_batch_that_is_planned(home):
     """The moment at which Spark 4.3 interrupts a query that is marked as ended."""
     args = ["--triggers", "1 second", "--queries", 1, "--moments", "planned", "--delay-ms", 30]
     ways = ["kit", "mark"]
-    counted = trials(home, "--count", 12, "--ways", *ways, "--sinks", "noop", *args, seconds=900)
-    check(counted["kit"]["trials"] == 12 and counted["kit"]["dirty"] == 0, f"{counted}")
+    counted = trials(home, "--count", 6, "--ways", *ways, "--sinks", "noop", *args, seconds=900)
+    check(counted["kit"]["stops"] == 12 and counted["kit"]["dirty"] == 0, f"{counted}")
     if "4.3" in home.name:
         # Else this would not show that the moment was met.
         check(counted["mark"]["dirty"] > 0, f"the mark alone did no harm: {counted}")

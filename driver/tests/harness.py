@@ -68,7 +68,7 @@ class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
     def __init__(self, home, script="job.py", args=(), conf=(), marker=True, control=True,
-                 launcher="spark-submit", classes=()):
+                 launcher="spark-submit", classes=(), environment=None):
         self.home = home
         self.dir = Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
         self.log = self.dir / "log"
@@ -80,6 +80,20 @@ class Job:
             (self.control / name).mkdir(parents=True)
         if marker:
             self.marker.touch()
+        self.script, self.args, self.conf, self.launcher = script, args, dict(conf), launcher
+        self.uses_control, self.classes, self.environment = control, classes, environment or {}
+        self.launch()
+
+    def start_again(self, conf=None):
+        """After its end, on the same checkpoints; with other settings where some are given."""
+        check(self.process.poll() is not None, "it still runs")
+        if conf is not None:
+            self.conf = dict(conf)
+        self.marker.touch()
+        self.launch()
+
+    def launch(self):
+        home = self.home
         settings = {
             "spark.master": "local[2]",
             "spark.driver.memory": "700m",
@@ -91,16 +105,16 @@ class Job:
             "spark.sql.shuffle.partitions": "1",
             "spark.sql.warehouse.dir": str(self.dir / "warehouse"),
             "spark.plugins": "io.stepdown.StepdownPlugin",
-            "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *classes))),
+            "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *self.classes))),
             "spark.stepdown.interval": "100ms",
         }
-        if control:
+        if self.uses_control:
             settings["spark.stepdown.control"] = str(self.control)
-        settings.update(conf)
+        settings.update(self.conf)
         flags = []
         for key, value in settings.items():
             flags += ["--conf", f"{key}={value}".replace("{dir}", str(self.dir))]
-        script = [str(HERE / script), str(self.dir), *map(str, args)]
+        script = [str(HERE / self.script), str(self.dir), *map(str, self.args)]
         environment = dict(
             os.environ,
             PYTHONPATH=str(home),
@@ -108,14 +122,15 @@ class Job:
             PYSPARK_PYTHON=sys.executable,
             SPARK_HOME=str(home / "pyspark"),
             SPARK_LOCAL_IP="127.0.0.1",
+            **self.environment,
         )
-        if launcher == "spark-submit":
+        if self.launcher == "spark-submit":
             command = [str(home / "pyspark/bin/spark-submit"), *flags, *script]
         else:
             command = [sys.executable, *script]
             quoted = " ".join(f"'{flag}'" for flag in flags)
             environment["PYSPARK_SUBMIT_ARGS"] = f"{quoted} pyspark-shell"
-        with open(self.log, "w") as log:
+        with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 ["nice", "-n", "10", *command], env=environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, cwd=self.dir, start_new_session=True)
