@@ -5,9 +5,9 @@ import os
 import signal
 import time
 
-from harness import ROOT, Job, check, described_attempt, stepdown, wait_until
+from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
 from hdfs import Hdfs
-from queries import AVAILABLE_NOW
+from queries import AVAILABLE_NOW, written_rows
 
 ALL = {}
 
@@ -207,7 +207,7 @@ def held_until_the_go_of_its_rollout(home):
     with Job(home, args=["--batch-seconds", 0.2], conf=conf) as job:
         status = job.await_phase("held")
         check((status["rollout_id"], status["generation"]) == ("r-7", 3), "wrong rollout in the status")
-        for rollout, generation in (("r-6", 3), ("r-7", 2), ("r-7", 4)):
+        for rollout, generation in (("r-6", 3), ("r-6", 4), ("r-7", 2)):
             job.write_go(rollout, generation)
             job.await_log(f"of rollout {rollout}, generation {generation}")
         (job.control / "state/clicks/go.blue.json").write_text("{")
@@ -228,6 +228,21 @@ def held_at_a_call(home):
         job.await_phase("held")
         check([n[2] for n in job.notes()] == ["main", "session"], "the call did not hold it")
         job.write_go("r-7", 3)
+        job.await_batch(1)
+        drain(job)
+
+
+@case
+def held_as_the_environment_says(home):
+    """As a rollout starts it; the lease of the rollout changes hands while it is held."""
+    environment = {"STEPDOWN_ROLLOUT_ID": "r-8", "STEPDOWN_GENERATION": "5"}
+    conf = {"spark.stepdown.go": "control"}
+    with Job(home, args=["--batch-seconds", 0.2], conf=conf, environment=environment) as job:
+        status = job.await_phase("held")
+        check((status["rollout_id"], status["generation"]) == ("r-8", 5), "wrong rollout in the status")
+        job.write_go("r-8", 4)
+        job.await_log("of rollout r-8, generation 4")
+        job.write_go("r-8", 6)
         job.await_batch(1)
         drain(job)
 
@@ -363,6 +378,99 @@ backend = "driver"
         check(job.await_end() == 0, "exit code")
         job.check_clean()
         check(job.last_committed() == batch, "another batch than the running one was the last")
+
+
+@case
+def a_successor_takes_over(home):
+    """Two applications on one checkpoint, one after the other, by one line in the second."""
+    with Job(home, args=["--batch-seconds", 2]) as old:
+        stepdown("init", old.control)
+        old.await_batch()
+        args = ["--batch-seconds", 0.2, "--take-over", "2min"]
+        with Job(home, args=args, follows=old) as new:
+            new.await_log("asking the predecessor")
+            check(old.await_end() == 0, "exit code of the old one")
+            check(not old.marker.exists(), "the old one's marker is still there")
+            last = old.last_committed()
+            new.await_commit(last + 3)
+            notes = [note for note in new.notes() if note[2] in ("end", "begin", "took-over")]
+            (taken,) = [index for index, note in enumerate(notes) if note[2] == "took-over"]
+            check(notes[taken - 1][2:] == ("end", last), f"before it: {notes[:taken]}")
+            check(notes[taken + 1][2:] == ("begin", last + 1), f"after it: {notes[taken:]}")
+            check("took-over clean" in (new.dir / "batches").read_text(), "not clean")
+            drain(new)
+        rows = written_rows(old.dir / "query-0", old.dir / "checkpoint-0", "foreach", "0 seconds")
+        check(rows == (0, 0, 0), f"lost, twice, twice: {rows}")
+
+
+@case
+def a_successor_does_not_start_without_evidence(home):
+    with Job(home, args=["--batch-seconds", 1]) as old:
+        args = ["--batch-seconds", 0.2, "--take-over", "5s"]
+        old.await_batch()
+        with Job(home, args=args, follows=old) as new:
+            check(new.await_end() != 0, "it went on without a sentinel")
+            check(new.log_has("has no sentinel"), "no word of it in the log")
+            check(old.marker.exists(), "the marker was removed")
+        stepdown("init", old.control)
+        # It can neither drain nor say that it does.
+        os.killpg(old.process.pid, signal.SIGSTOP)
+        with Job(home, args=args, follows=old) as new:
+            check(new.await_end() != 0, "it went on beside the old one")
+            check(new.log_has("its marker is gone, its phase is"), "no word of it in the log")
+            check("took-over" not in [note[2] for note in new.notes()], "it started its queries")
+        os.killpg(old.process.pid, signal.SIGKILL)
+        old.process.wait()
+        # Its last status still says that it runs; its process is gone.
+        with Job(home, args=args, follows=old) as new:
+            new.await_commit(old.last_committed() + 2)
+            drain(new)
+
+
+@case
+def the_first_one_has_nobody_to_take_over_from(home):
+    with Job(home, args=["--batch-seconds", 0.2], conf={"spark.stepdown.take-over": "1min"},
+             marker=True) as job:
+        stepdown("init", job.control)
+        job.await_batch(1)
+        check(job.log_has("stepped down: none"), "no word of it in the log")
+        drain(job)
+
+
+@case
+def once_ends_with_its_batch(home):
+    with Job(home, args=["--once", "--batch-seconds", 4, 1, "--main", "any"]) as job:
+        job.await_batch(0)
+        drain(job, queries=2)
+
+
+@case
+def continuous_processing_goes_on_from_its_last_epoch(home):
+    with Job(home, args=["--continuous"]) as job:
+        epochs = job.dir / "checkpoint-0/commits"
+        wait_until(START_S, "an epoch", lambda: newest(epochs) or not job.is_running())
+        job.marker.unlink()
+        code = job.await_end()
+        check(code == 0, f"exit code {code}")
+        last = newest(epochs)
+        job.start_again()
+        job.await_commit(last + 1)
+        job.marker.unlink()
+        check(job.await_end() == 0, "exit code")
+
+
+@case
+def a_query_that_fails_during_the_drain(home):
+    """Main gets the exception; the other query ends cleanly all the same."""
+    with Job(home, args=["--batch-seconds", 3, 5, "--fail-at", 1]) as job:
+        job.await_batch(1)
+        job.marker.unlink()
+        code = job.await_end()
+        check(code == 1, f"exit code {code}")
+        check(job.log_has("this batch fails"), "the exception is not in the log")
+        planned, committed = (newest(job.dir / f"checkpoint-1/{log}") for log in ("offsets", "commits"))
+        check(planned == committed, f"the other query planned {planned}, committed {committed}")
+        check(newest(job.dir / "checkpoint-0/commits") == 0, "the batch that failed is committed")
 
 
 @case

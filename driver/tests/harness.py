@@ -68,16 +68,18 @@ class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
     def __init__(self, home, script="job.py", args=(), conf=(), marker=True, control=True,
-                 launcher="spark-submit", classes=(), environment=None):
-        self.home = home
-        self.dir = Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
-        self.log = self.dir / "log"
+                 launcher="spark-submit", classes=(), environment=None, follows=None):
+        """`follows` is the job in the other slot, whose directory it shares."""
+        self.home, self.follows = home, follows
+        self.dir = follows.dir if follows else Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
+        slot = "green" if follows else "blue"
+        self.log = self.dir / f"log-{slot}"
         self.control = self.dir / "control"
         self.markers = self.control / "markers"
-        self.marker = self.markers / "clicks.blue"
-        self.status_file = self.control / "status/clicks.blue.json"
+        self.marker = self.markers / f"clicks.{slot}"
+        self.status_file = self.control / f"status/clicks.{slot}.json"
         for name in ("markers", "status", "state/clicks"):
-            (self.control / name).mkdir(parents=True)
+            (self.control / name).mkdir(parents=True, exist_ok=True)
         if marker:
             self.marker.touch()
         self.script, self.args, self.conf, self.launcher = script, args, dict(conf), launcher
@@ -110,6 +112,8 @@ class Job:
         }
         if self.uses_control:
             settings["spark.stepdown.control"] = str(self.control)
+        if self.follows:
+            settings["spark.stepdown.slot"] = "green"
         settings.update(self.conf)
         flags = []
         for key, value in settings.items():
@@ -142,6 +146,8 @@ class Job:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.follows:
+            return
         if kind is None:
             shutil.rmtree(self.dir)
         else:
@@ -162,7 +168,8 @@ class Job:
         file = self.dir / "batches"
         lines = file.read_text().splitlines() if file.exists() else []
         words = [line.split() for line in lines]
-        return [(float(w[0]), w[1], w[2], int(w[3]) if len(w) > 3 else None) for w in words]
+        return [(float(w[0]), w[1], w[2], int(w[3]) if w[3:] and w[3].isdigit() else None)
+                for w in words]
 
     def await_batch(self, number=2, query="0"):
         """Waits until a batch of that number or a later one has just begun; which."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hundreds of stops of real Spark, by the kit and by other means, as a table in docs/soak.md.
 
-    soak.py [--spark VERSION]... [--scale FRACTION] [--show]
+    soak.py [--spark VERSION]... [--ways WAY]... [--scale FACTOR] [--show]
 
 Can be interrupted: what is done is kept in .cache/soak/driver.jsonl, and the next run goes on from there.
 The table is written when all is done, or what there is of it with --show.
@@ -32,15 +32,15 @@ TRIALS_A_UNIT = 10
 
 # What is stopped how: (units on each Spark, its name in the table).
 IN_ONE_JVM = {
-    "kit": (5, "the kit, many stops in one JVM"),
-    "moments": (3, "the kit, 0 to 60 ms after the plan of a batch"),
+    "kit": (2, "the kit, many stops in one JVM"),
+    "moments": (2, "the kit, 0 to 60 ms after the plan of a batch"),
     "mark": (1, "the kit's mark at any moment"),
-    "stop": (2, "`query.stop()`"),
+    "stop": (1, "`query.stop()`"),
 }
 APPLICATIONS = {
-    "rm": (12, "the kit, whole applications, `rm` of the marker"),
-    "term": (8, "the kit, whole applications, SIGTERM"),
-    "plain-term": (8, "SIGTERM without the kit"),
+    "rm": (5, "the kit, whole applications, `rm` of the marker"),
+    "term": (3, "the kit, whole applications, SIGTERM"),
+    "plain-term": (3, "SIGTERM without the kit"),
 }
 MAINS = ["await", "any", "poll", "loop"]
 TRIGGERS = ["0 seconds", "200 milliseconds", "2 seconds", "30 seconds", AVAILABLE_NOW]
@@ -179,7 +179,8 @@ def revision():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spark", action="append", choices=SPARKS)
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--ways", nargs="+", choices=[*IN_ONE_JVM, *APPLICATIONS])
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of stops")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -190,7 +191,7 @@ def main():
     done = {(r["spark"], r["way"], r["number"]) for r in results}
     failed = 0
     for version, way, number in units(args.spark or SPARKS, args.scale):
-        if (version, way, number) in done:
+        if (version, way, number) in done or way not in (args.ways or [way]):
             continue
         run = trials if way in IN_ONE_JVM else application
         begun = time.monotonic()

@@ -29,8 +29,8 @@ public final class DrainTrial {
         if (!offsets.isEmpty()) {
             URI log = Storage.parse(offsets);
             Storage storage = new LocalStorage();
-            Long before = storage.newestNumber(log);
-            while (Objects.equals(before, storage.newestNumber(log)) && isAnyAlive(spark)) {
+            Long before = Storage.newestNumber(storage, log);
+            while (Objects.equals(before, Storage.newestNumber(storage, log)) && isAnyAlive(spark)) {
                 Thread.yield();
             }
         }
