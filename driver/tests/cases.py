@@ -5,9 +5,10 @@ import os
 import signal
 import time
 
-from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
+from harness import ROOT, START_S, Job, check, described_attempt, kit_jar, newest, stepdown, wait_until
 from hdfs import Hdfs
 from queries import AVAILABLE_NOW, written_rows
+from yarn import Yarn
 
 ALL = {}
 
@@ -361,14 +362,7 @@ def stepdown_follows_the_drain(home):
     """`stepdown stop` removes the marker, reads the kit's status and the checkpoint: clean."""
     with Job(home, args=["--batch-seconds", 4]) as job:
         stepdown("init", job.control)
-        config = job.dir / "stepdown.toml"
-        config.write_text(f"""
-control = "{job.control}"
-[jobs.clicks]
-checkpoints = ["{job.dir}/checkpoint-0"]
-[jobs.clicks.stop]
-backend = "driver"
-""")
+        config = job.write_config()
 
         batch = job.await_batch()
         status = stepdown("--config", config, "--json", "status", "clicks")
@@ -482,19 +476,12 @@ def over_hdfs_whose_name_node_hangs_and_dies(home):
         stepdown("marker", "touch", f"{control}/markers/clicks.blue")
         conf["spark.stepdown.control"] = control
         with Job(home, args=["--batch-seconds", 0.5], conf=conf) as job:
-            config = job.dir / "stepdown.toml"
-            config.write_text(f"""
-control = "{control}"
-[jobs.clicks]
-checkpoints = ["{job.dir}/checkpoint-0"]
-[jobs.clicks.stop]
-backend = "driver"
-""")
+            config = job.write_config(control)
             there, unknown = "the marker is there", "the marker is unknown"
             job.await_batch(1)
             job.await_log(there)
             for number, (break_it, repair) in enumerate((
-                    (hdfs.hang, hdfs.resume), (hdfs.kill_name_node, hdfs.start_name_node)), 1):
+                    (hdfs.hang_name_node, hdfs.resume_name_node), (hdfs.kill_name_node, hdfs.start_name_node)), 1):
                 break_it()
                 wait_until(60, unknown, lambda: job.log.read_text().count(unknown) == number)
                 job.await_batch(job.last_committed() + 3)
@@ -554,3 +541,43 @@ def no_drain_aborts_the_batch_that_is_planned(home):
     if "4.3" in home.name:
         # Else this would not show that the moment was met.
         check(counted["mark"]["dirty"] > 0, f"the mark alone did no harm: {counted}")
+
+
+def on_yarn(home, deploy_mode):
+    """Its marker goes: FINISHED, SUCCEEDED, one attempt, a receipt that says clean."""
+    with Yarn(home) as yarn:
+        conf, environment = yarn.settings(deploy_mode)
+        conf["spark.jars"] = str(kit_jar())
+        conf["spark.submit.pyFiles"] = str(ROOT / "driver/tests/queries.py")
+        if deploy_mode == "cluster":
+            # The jar's name in the container's directory.
+            conf["spark.driver.extraClassPath"] = kit_jar().name
+        with Job(yarn.home, args=["--batch-seconds", 3], conf=conf, environment=environment) as job:
+            stepdown("init", job.control)
+            config = job.write_config()
+            batch = job.await_batch()
+            status = wait_until(60, "status", lambda: job.status().get("queries") and job.status())
+            application = yarn.await_application("RUNNING")
+            check(status["application_id"] == application["id"], f"{status['application_id']}")
+            if deploy_mode == "cluster":
+                named = {"kind": "named", "name": f"{application['id']}/1"}
+                check(status["attempt"] == named, f"attempt {status['attempt']}")
+            said = stepdown("--config", config, "--json", "stop", "clicks")
+            check('"clean"' in said, f"not clean: {said}")
+            check(job.await_end() == 0, "exit code")
+            job.check_clean()
+            check(job.last_committed() == batch, "another batch than the running one was the last")
+            application = yarn.await_application("FINISHED")
+            check(application["finalStatus"] == "SUCCEEDED", f"{application}")
+            check(len(yarn.attempts(application)) == 1, "there was a second attempt")
+            check(job.status()["phase"] == "ended", f"phase {job.status()['phase']}")
+
+
+@case
+def on_yarn_in_client_mode(home):
+    on_yarn(home, "client")
+
+
+@case
+def on_yarn_in_cluster_mode(home):
+    on_yarn(home, "cluster")

@@ -219,6 +219,18 @@ class Job:
     def last_committed(self, query=0):
         return newest(self.dir / f"checkpoint-{query}/commits")
 
+    def write_config(self, control=None):
+        """A configuration of stepdown for this job."""
+        config = self.dir / "stepdown.toml"
+        config.write_text(f"""
+control = "{control or self.control}"
+[jobs.clicks]
+checkpoints = ["{self.dir}/checkpoint-0"]
+[jobs.clicks.stop]
+backend = "driver"
+""")
+        return config
+
     def write_go(self, rollout, generation, path=None):
         go = {"format": 1, "kind": "go", "write_id": str(uuid.uuid4()), "rollout_id": rollout,
               "generation": generation}

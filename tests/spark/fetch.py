@@ -2,6 +2,7 @@
 """Puts one version of PySpark into a cache directory and prints where.
 
     fetch.py 3.3.4|3.5.9|4.0.5|4.3.0 CACHE
+    fetch.py VERSION CACHE yarn               a directory with the one jar that Spark needs for YARN
 
 What it prints is a PYTHONPATH: the source package without its setup, with the jars where `pip
 install` puts them, and Py4J beside it. Left out are parts that no streaming job needs. Runs once per
@@ -49,6 +50,18 @@ UNUSED_JARS = """
 UNUSED_PYTHON = ("examples", "pandas")
 
 
+def unpack_yarn(archive, home):
+    home.mkdir()
+    with tarfile.open(archive) as package:
+        for member in package:
+            name = os.path.basename(member.name)
+            if member.isfile() and name.startswith("spark-yarn_") and name.endswith(".jar"):
+                with package.extractfile(member) as source, open(home / name, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                return
+    sys.exit(f"{archive.name} holds no jar for YARN")
+
+
 def unpack(archive, home):
     with tarfile.open(archive) as package:
         for member in package:
@@ -91,11 +104,14 @@ def place_of(name):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in SHA256:
-        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE")
+    is_yarn = sys.argv[3:] == ["yarn"]
+    if len(sys.argv) != 3 + is_yarn or sys.argv[1] not in SHA256:
+        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE [yarn]")
     version, cache = sys.argv[1], Path(sys.argv[2])
     contents = " ".join([SHA256[version], *PACKAGES[version], *UNUSED_JARS, *UNUSED_PYTHON])
     home = cache / f"pyspark-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
+    if is_yarn:
+        home = cache / f"spark-yarn-{version}-{SHA256[version][:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "fetch.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -104,8 +120,11 @@ def main():
                 name = f"pyspark-{version}.tar.gz"
                 archive = Path(work) / name
                 fetch_package("pyspark", name, SHA256[version], archive)
-                unpack(archive, Path(work) / "home")
-                install(PACKAGES[version], Path(work) / "home")
+                if is_yarn:
+                    unpack_yarn(archive, Path(work) / "home")
+                else:
+                    unpack(archive, Path(work) / "home")
+                    install(PACKAGES[version], Path(work) / "home")
                 os.rename(Path(work) / "home", home)
     print(home)
 
