@@ -11,11 +11,20 @@ from queries import AVAILABLE_NOW, written_rows
 from yarn import Yarn
 
 ALL = {}
+# Tests of what not every Spark has.
+ONLY = {}
 
 
 def case(test):
     ALL[test.__name__] = test
     return test
+
+
+def only(*sparks):
+    def mark(test):
+        ONLY[test.__name__] = sparks
+        return case(test)
+    return mark
 
 
 def drain(job, queries=1):
@@ -99,6 +108,16 @@ def available_now_ends_after_its_batch(home):
         batch = job.await_batch(1)
         drain(job)
         check(job.last_committed() < 199, f"it went on to the end from batch {batch}")
+
+
+@case
+def available_now_with_a_main_that_stops_the_context(home):
+    """Such a main sees its query end when its batch is over, not before."""
+    args = ["--trigger", AVAILABLE_NOW, "--batch-seconds", 0.2, 3, "--main", "any"]
+    with Job(home, args=args) as job:
+        batch = job.await_batch(1, "1")
+        drain(job, queries=2)
+        check(job.last_committed(1) == batch, "the slow query ran another batch")
 
 
 @case
@@ -453,6 +472,30 @@ def continuous_processing_goes_on_from_its_last_epoch(home):
         check(job.await_end() == 0, "exit code")
 
 
+@only("4.3.0")
+def real_time_mode_ends_with_its_batch(home):
+    with Job(home, script="real_time_job.py") as job:
+        job.await_commit(1)
+        drain(job)
+        check(job.notes()[-1][2] == "returned", "main did not return")
+
+
+@case
+def async_progress_tracking(home):
+    """Its commits come later than its batches; a restart goes on from the last one."""
+    with Job(home, args=["--async-progress", "--trigger", "200 milliseconds"]) as job:
+        job.await_commit(5)
+        for again in (False, True):
+            if again:
+                job.start_again()
+                job.await_commit(job.last_committed() + 3)
+            job.marker.unlink()
+            code = job.await_end()
+            check(code == 0, f"exit code {code}")
+            planned, committed = (newest(job.dir / f"checkpoint-0/{log}") for log in ("offsets", "commits"))
+            print(f"    planned {planned}, committed {committed}")
+
+
 @case
 def a_query_that_fails_during_the_drain(home):
     """Main gets the exception; the other query ends cleanly all the same."""
@@ -532,6 +575,13 @@ def drains_of_many_shapes_at_many_moments(home):
 
 
 @case
+def drains_at_the_moment_of_the_plan(home):
+    args = ["--sinks", "noop", "--triggers", "200 milliseconds", "--queries", 1, "--moments", "planned"]
+    counted = trials(home, "--count", 6, "--ways", "kit", *args, "--delay-ms", 30, seconds=600)["kit"]
+    check(counted["stops"] == 12 and counted["dirty"] == 0, f"{counted}")
+
+
+@case
 def no_drain_aborts_the_batch_that_is_planned(home):
     """The moment at which Spark 4.3 interrupts a query that is marked as ended."""
     args = ["--triggers", "1 second", "--queries", 1, "--moments", "planned", "--delay-ms", 30]
@@ -573,11 +623,11 @@ def on_yarn(home, deploy_mode):
             check(job.status()["phase"] == "ended", f"phase {job.status()['phase']}")
 
 
-@case
+@only("3.5.9", "4.3.0")
 def on_yarn_in_client_mode(home):
     on_yarn(home, "client")
 
 
-@case
+@only("3.5.9", "4.3.0")
 def on_yarn_in_cluster_mode(home):
     on_yarn(home, "cluster")

@@ -64,6 +64,15 @@ def newest(directory):
     return max((int(p.name) for p in directory.iterdir() if p.name.isdigit()), default=None)
 
 
+def replace_block(page, begin, end, text):
+    """Puts the text between two marks of a page."""
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end)[1]
+    new = page.with_suffix(".tmp")
+    new.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    new.rename(page)
+
+
 class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 

@@ -22,6 +22,7 @@ parser.add_argument("--sink", default="foreach", choices="foreach noop files sta
 parser.add_argument("--files", type=int, default=shapes.FILES, help="of available now, a batch each")
 parser.add_argument("--sessions", action="store_true", help="each query in a session of its own")
 parser.add_argument("--continuous", action="store_true")
+parser.add_argument("--async-progress", action="store_true")
 parser.add_argument("--once", action="store_true")
 parser.add_argument("--fail-at", type=int, help="the first query fails in this batch, after its work")
 parser.add_argument("--call", action="store_true", help="hold at a call of one line")
@@ -56,6 +57,11 @@ def start(index, seconds):
         rows = session.readStream.format("rate").option("rowsPerSecond", 10).load()
         writer = rows.writeStream.option("checkpointLocation", str(checkpoint))
         return writer.trigger(continuous="1 second").format("noop").start()
+    if args.async_progress:
+        rows = shapes.source(session, args.dir, args.trigger)
+        writer = rows.writeStream.option("checkpointLocation", str(checkpoint)).format("noop")
+        return writer.option("asyncProgressTrackingEnabled", "true").trigger(
+            processingTime=args.trigger).start()
     if args.once:
         rows = session.readStream.format("rate-micro-batch").option("rowsPerBatch", 10).load()
         writer = rows.writeStream.option("checkpointLocation", str(checkpoint)).trigger(once=True)

@@ -1,6 +1,5 @@
 """Hadoop's servers on free loopback ports."""
 
-import os
 import shutil
 import signal
 import socket
@@ -53,7 +52,7 @@ class Servers:
         for server in self.running.values():
             server.kill()
             server.wait()
-        shutil.rmtree(self.dir) if not os.environ.get("KEEP") else None
+        shutil.rmtree(self.dir)
 
     def start(self, server, environment=None):
         log = open(self.dir / f"{server.rpartition('.')[2]}.log", "a")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 import cases  # noqa: E402
-from harness import END_S, ROOT, Failed, Job, check, newest, spark_home  # noqa: E402
+from harness import END_S, ROOT, Failed, Job, check, newest, replace_block, spark_home  # noqa: E402
 from queries import AVAILABLE_NOW, written_rows  # noqa: E402
 from run import SPARKS  # noqa: E402
 
@@ -163,12 +163,7 @@ def write_docs(results):
     kits = {r["kit"] for r in results}
     text = (f"{span}, {os.cpu_count()} cores, {memory:.0f} GB, kit {', '.join(sorted(kits))}: "
             f"{stops} stops, {kit} of them by the kit.\n\n{table(results)}")
-    page = DOCS.read_text()
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    new = DOCS.with_suffix(".tmp")
-    new.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    new.rename(DOCS)
+    replace_block(DOCS, BEGIN, END, text)
 
 
 def revision():
