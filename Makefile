@@ -6,7 +6,7 @@ CARGO ?= cargo
 TEST_FLAGS = --locked --features crash-points
 
 .PHONY: run test test-unit test-cluster soak bench lint docs install \
-	driver-kit test-driver soak-driver
+	driver-kit test-driver soak-driver bench-driver
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
@@ -16,6 +16,8 @@ run:
 test: lint
 	tests/setup.sh
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
+	driver/build.sh
+	python3 driver/tests/run.py --sample --jobs 2
 
 # Without servers.
 test-unit:
@@ -53,11 +55,16 @@ install:
 driver-kit:
 	driver/build.sh
 
-# The driver kit in real Spark.
+# The driver kit in real Spark, from 3.3 to the newest, on HDFS and YARN; an hour.
 test-driver: driver-kit
-	$(CARGO) build --locked
+	tests/setup.sh
+	$(CARGO) build $(TEST_FLAGS)
 	python3 driver/tests/run.py
 
-# Hundreds of drains, and of other stops beside them, as a table.
+# Hundreds of drains, and of other stops beside them, as a table in docs/soak.md; goes on where it was.
 soak-driver: driver-kit
 	python3 driver/tests/soak.py
+
+# Batch times with and without the driver kit, as a table in docs/driver.md; on a quiet machine.
+bench-driver: driver-kit
+	python3 driver/tests/overhead.py

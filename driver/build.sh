@@ -10,7 +10,7 @@ revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 # The oldest Spark that is fetched: what it lacks cannot be used by mistake.
 spark=$(python3 tests/spark/fetch.py 3.5.9 .cache)
 
-out=target/driver
+out=${STEPDOWN_DRIVER_OUT:-target/driver}
 classes=$out/classes
 jar=$out/stepdown-driver-$version.jar
 rm -rf "$classes"

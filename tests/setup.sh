@@ -12,6 +12,7 @@ need() { # PROGRAM PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need java openjdk-17-jre-headless
+need javac openjdk-17-jdk-headless
 need mvn maven
 need python3 python3-minimal
 need setpriv util-linux

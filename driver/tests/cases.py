@@ -5,15 +5,26 @@ import os
 import signal
 import time
 
-from harness import ROOT, Job, check, described_attempt, stepdown, wait_until
+from harness import ROOT, START_S, Job, check, described_attempt, kit_jar, newest, stepdown, wait_until
 from hdfs import Hdfs
+from queries import AVAILABLE_NOW, written_rows
+from yarn import Yarn
 
 ALL = {}
+# Tests of what not every Spark has.
+ONLY = {}
 
 
 def case(test):
     ALL[test.__name__] = test
     return test
+
+
+def only(*sparks):
+    def mark(test):
+        ONLY[test.__name__] = sparks
+        return case(test)
+    return mark
 
 
 def drain(job, queries=1):
@@ -86,17 +97,27 @@ def an_idle_query_ends_at_once(home):
 
 @case
 def a_sink_without_python(home):
-    with Job(home, args=["--noop", "--trigger", "200 milliseconds"]) as job:
+    with Job(home, args=["--sink", "noop", "--trigger", "200 milliseconds"]) as job:
         job.await_commit(5)
         drain(job)
 
 
 @case
 def available_now_ends_after_its_batch(home):
-    with Job(home, args=["--available-now", "--batch-seconds", 2]) as job:
+    with Job(home, args=["--trigger", AVAILABLE_NOW, "--batch-seconds", 2]) as job:
         batch = job.await_batch(1)
         drain(job)
-        check(job.last_committed() < 19, f"it went on to the end from batch {batch}")
+        check(job.last_committed() < 199, f"it went on to the end from batch {batch}")
+
+
+@case
+def available_now_with_a_main_that_stops_the_context(home):
+    """Such a main sees its query end when its batch is over, not before."""
+    args = ["--trigger", AVAILABLE_NOW, "--batch-seconds", 0.2, 3, "--main", "any"]
+    with Job(home, args=args) as job:
+        batch = job.await_batch(1, "1")
+        drain(job, queries=2)
+        check(job.last_committed(1) == batch, "the slow query ran another batch")
 
 
 @case
@@ -115,7 +136,7 @@ def sigterm_in_a_batch(home):
 @case
 def sigterm_to_the_python_parent(home):
     """Its JVM sees that it is gone, and drains what needs no Python."""
-    args = ["--noop", "--trigger", "200 milliseconds"]
+    args = ["--sink", "noop", "--trigger", "200 milliseconds"]
     with Job(home, args=args, launcher="python") as job:
         job.await_commit(5)
         os.kill(job.process.pid, signal.SIGTERM)
@@ -206,7 +227,7 @@ def held_until_the_go_of_its_rollout(home):
     with Job(home, args=["--batch-seconds", 0.2], conf=conf) as job:
         status = job.await_phase("held")
         check((status["rollout_id"], status["generation"]) == ("r-7", 3), "wrong rollout in the status")
-        for rollout, generation in (("r-6", 3), ("r-7", 2), ("r-7", 4)):
+        for rollout, generation in (("r-6", 3), ("r-6", 4), ("r-7", 2)):
             job.write_go(rollout, generation)
             job.await_log(f"of rollout {rollout}, generation {generation}")
         (job.control / "state/clicks/go.blue.json").write_text("{")
@@ -232,6 +253,21 @@ def held_at_a_call(home):
 
 
 @case
+def held_as_the_environment_says(home):
+    """As a rollout starts it; the lease of the rollout changes hands while it is held."""
+    environment = {"STEPDOWN_ROLLOUT_ID": "r-8", "STEPDOWN_GENERATION": "5"}
+    conf = {"spark.stepdown.go": "control"}
+    with Job(home, args=["--batch-seconds", 0.2], conf=conf, environment=environment) as job:
+        status = job.await_phase("held")
+        check((status["rollout_id"], status["generation"]) == ("r-8", 5), "wrong rollout in the status")
+        job.write_go("r-8", 4)
+        job.await_log("of rollout r-8, generation 4")
+        job.write_go("r-8", 6)
+        job.await_batch(1)
+        drain(job)
+
+
+@case
 def a_held_job_whose_marker_goes_does_not_start(home):
     conf = {"spark.stepdown.go": "control", "spark.stepdown.rollout": "r-7",
             "spark.stepdown.generation": "3", "spark.stepdown.status-interval": "50ms"}
@@ -247,7 +283,7 @@ def a_held_job_whose_marker_goes_does_not_start(home):
 @case
 def makes_and_removes_its_own_marker(home):
     conf = {"spark.stepdown.create-marker": "true"}
-    args = ["--available-now", "--batch-seconds", 0.2]
+    args = ["--trigger", AVAILABLE_NOW, "--files", 20, "--batch-seconds", 0.2]
     with Job(home, args=args, conf=conf, marker=False) as job:
         job.await_batch(1)
         check(job.marker.exists(), "there is no marker")
@@ -260,7 +296,7 @@ def makes_and_removes_its_own_marker(home):
 @case
 def leaves_a_marker_of_others(home):
     conf = {"spark.stepdown.create-marker": "true"}
-    args = ["--available-now", "--batch-seconds", 0]
+    args = ["--trigger", AVAILABLE_NOW, "--files", 5, "--batch-seconds", 0]
     with Job(home, args=args, conf=conf) as job:
         check(job.await_end() == 0, "exit code")
         check(job.marker.exists(), "the marker of others was removed")
@@ -345,14 +381,7 @@ def stepdown_follows_the_drain(home):
     """`stepdown stop` removes the marker, reads the kit's status and the checkpoint: clean."""
     with Job(home, args=["--batch-seconds", 4]) as job:
         stepdown("init", job.control)
-        config = job.dir / "stepdown.toml"
-        config.write_text(f"""
-control = "{job.control}"
-[jobs.clicks]
-checkpoints = ["{job.dir}/checkpoint-0"]
-[jobs.clicks.stop]
-backend = "driver"
-""")
+        config = job.write_config()
 
         batch = job.await_batch()
         status = stepdown("--config", config, "--json", "status", "clicks")
@@ -365,6 +394,123 @@ backend = "driver"
 
 
 @case
+def a_successor_takes_over(home):
+    """Two applications on one checkpoint, one after the other, by one line in the second."""
+    with Job(home, args=["--batch-seconds", 2]) as old:
+        stepdown("init", old.control)
+        old.await_batch()
+        args = ["--batch-seconds", 0.2, "--take-over", "2min"]
+        with Job(home, args=args, follows=old) as new:
+            new.await_log("asking the predecessor")
+            check(old.await_end() == 0, "exit code of the old one")
+            check(not old.marker.exists(), "the old one's marker is still there")
+            last = old.last_committed()
+            new.await_commit(last + 3)
+            notes = [note for note in new.notes() if note[2] in ("end", "begin", "took-over")]
+            (taken,) = [index for index, note in enumerate(notes) if note[2] == "took-over"]
+            check(notes[taken - 1][2:] == ("end", last), f"before it: {notes[:taken]}")
+            check(notes[taken + 1][2:] == ("begin", last + 1), f"after it: {notes[taken:]}")
+            check("took-over clean" in (new.dir / "batches").read_text(), "not clean")
+            drain(new)
+        rows = written_rows(old.dir / "query-0", old.dir / "checkpoint-0", "foreach", "0 seconds")
+        check(rows == (0, 0, 0), f"lost, twice, twice: {rows}")
+
+
+@case
+def a_successor_does_not_start_without_evidence(home):
+    with Job(home, args=["--batch-seconds", 1]) as old:
+        args = ["--batch-seconds", 0.2, "--take-over", "5s"]
+        old.await_batch()
+        with Job(home, args=args, follows=old) as new:
+            check(new.await_end() != 0, "it went on without a sentinel")
+            check(new.log_has("has no sentinel"), "no word of it in the log")
+            check(old.marker.exists(), "the marker was removed")
+        stepdown("init", old.control)
+        # It can neither drain nor say that it does.
+        os.killpg(old.process.pid, signal.SIGSTOP)
+        with Job(home, args=args, follows=old) as new:
+            check(new.await_end() != 0, "it went on beside the old one")
+            check(new.log_has("its marker is gone, its phase is"), "no word of it in the log")
+            check("took-over" not in [note[2] for note in new.notes()], "it started its queries")
+        os.killpg(old.process.pid, signal.SIGKILL)
+        old.process.wait()
+        # Its last status still says that it runs; its process is gone.
+        with Job(home, args=args, follows=old) as new:
+            new.await_commit(old.last_committed() + 2)
+            drain(new)
+
+
+@case
+def the_first_one_has_nobody_to_take_over_from(home):
+    with Job(home, args=["--batch-seconds", 0.2], conf={"spark.stepdown.take-over": "1min"},
+             marker=True) as job:
+        stepdown("init", job.control)
+        job.await_batch(1)
+        check(job.log_has("stepped down: none"), "no word of it in the log")
+        drain(job)
+
+
+@case
+def once_ends_with_its_batch(home):
+    with Job(home, args=["--once", "--batch-seconds", 4, 1, "--main", "any"]) as job:
+        job.await_batch(0)
+        drain(job, queries=2)
+
+
+@case
+def continuous_processing_goes_on_from_its_last_epoch(home):
+    with Job(home, args=["--continuous"]) as job:
+        epochs = job.dir / "checkpoint-0/commits"
+        wait_until(START_S, "an epoch", lambda: newest(epochs) or not job.is_running())
+        job.marker.unlink()
+        code = job.await_end()
+        check(code == 0, f"exit code {code}")
+        last = newest(epochs)
+        job.start_again()
+        job.await_commit(last + 1)
+        job.marker.unlink()
+        check(job.await_end() == 0, "exit code")
+
+
+@only("4.3.0")
+def real_time_mode_ends_with_its_batch(home):
+    with Job(home, script="real_time_job.py") as job:
+        job.await_commit(1)
+        drain(job)
+        check(job.notes()[-1][2] == "returned", "main did not return")
+
+
+@case
+def async_progress_tracking(home):
+    """Its commits come later than its batches; a restart goes on from the last one."""
+    with Job(home, args=["--async-progress", "--trigger", "200 milliseconds"]) as job:
+        job.await_commit(5)
+        for again in (False, True):
+            if again:
+                job.start_again()
+                job.await_commit(job.last_committed() + 3)
+            job.marker.unlink()
+            code = job.await_end()
+            check(code == 0, f"exit code {code}")
+            planned, committed = (newest(job.dir / f"checkpoint-0/{log}") for log in ("offsets", "commits"))
+            print(f"    planned {planned}, committed {committed}")
+
+
+@case
+def a_query_that_fails_during_the_drain(home):
+    """Main gets the exception; the other query ends cleanly all the same."""
+    with Job(home, args=["--batch-seconds", 3, 5, "--fail-at", 1]) as job:
+        job.await_batch(1)
+        job.marker.unlink()
+        code = job.await_end()
+        check(code == 1, f"exit code {code}")
+        check(job.log_has("this batch fails"), "the exception is not in the log")
+        planned, committed = (newest(job.dir / f"checkpoint-1/{log}") for log in ("offsets", "commits"))
+        check(planned == committed, f"the other query planned {planned}, committed {committed}")
+        check(newest(job.dir / "checkpoint-0/commits") == 0, "the batch that failed is committed")
+
+
+@case
 def over_hdfs_whose_name_node_hangs_and_dies(home):
     conf = {"spark.stepdown.call-timeout": "2s", "spark.stepdown.status-interval": "500ms"}
     with Hdfs() as hdfs:
@@ -373,19 +519,12 @@ def over_hdfs_whose_name_node_hangs_and_dies(home):
         stepdown("marker", "touch", f"{control}/markers/clicks.blue")
         conf["spark.stepdown.control"] = control
         with Job(home, args=["--batch-seconds", 0.5], conf=conf) as job:
-            config = job.dir / "stepdown.toml"
-            config.write_text(f"""
-control = "{control}"
-[jobs.clicks]
-checkpoints = ["{job.dir}/checkpoint-0"]
-[jobs.clicks.stop]
-backend = "driver"
-""")
+            config = job.write_config(control)
             there, unknown = "the marker is there", "the marker is unknown"
             job.await_batch(1)
             job.await_log(there)
             for number, (break_it, repair) in enumerate((
-                    (hdfs.hang, hdfs.resume), (hdfs.kill_name_node, hdfs.start_name_node)), 1):
+                    (hdfs.hang_name_node, hdfs.resume_name_node), (hdfs.kill_name_node, hdfs.start_name_node)), 1):
                 break_it()
                 wait_until(60, unknown, lambda: job.log.read_text().count(unknown) == number)
                 job.await_batch(job.last_committed() + 3)
@@ -430,8 +569,16 @@ def trials(home, *args, seconds):
 
 @case
 def drains_of_many_shapes_at_many_moments(home):
-    counted = trials(home, "--count", 24, "--ways", "kit", seconds=900)["kit"]
-    check(counted["trials"] == 24 and counted["dirty"] == 0, f"{counted}")
+    counted = trials(home, "--count", 12, "--ways", "kit", seconds=900)["kit"]
+    check(counted["stops"] == 24 and counted["dirty"] == 0, f"{counted}")
+    check(counted["lost"] == counted["twice"] == counted["appended_twice"] == 0, f"{counted}")
+
+
+@case
+def drains_at_the_moment_of_the_plan(home):
+    args = ["--sinks", "noop", "--triggers", "200 milliseconds", "--queries", 1, "--moments", "planned"]
+    counted = trials(home, "--count", 6, "--ways", "kit", *args, "--delay-ms", 30, seconds=600)["kit"]
+    check(counted["stops"] == 12 and counted["dirty"] == 0, f"{counted}")
 
 
 @case
@@ -439,8 +586,48 @@ def no_drain_aborts_the_batch_that_is_planned(home):
     """The moment at which Spark 4.3 interrupts a query that is marked as ended."""
     args = ["--triggers", "1 second", "--queries", 1, "--moments", "planned", "--delay-ms", 30]
     ways = ["kit", "mark"]
-    counted = trials(home, "--count", 12, "--ways", *ways, "--sinks", "noop", *args, seconds=900)
-    check(counted["kit"]["trials"] == 12 and counted["kit"]["dirty"] == 0, f"{counted}")
+    counted = trials(home, "--count", 6, "--ways", *ways, "--sinks", "noop", *args, seconds=900)
+    check(counted["kit"]["stops"] == 12 and counted["kit"]["dirty"] == 0, f"{counted}")
     if "4.3" in home.name:
         # Else this would not show that the moment was met.
         check(counted["mark"]["dirty"] > 0, f"the mark alone did no harm: {counted}")
+
+
+def on_yarn(home, deploy_mode):
+    """Its marker goes: FINISHED, SUCCEEDED, one attempt, a receipt that says clean."""
+    with Yarn(home) as yarn:
+        conf, environment = yarn.settings(deploy_mode)
+        conf["spark.jars"] = str(kit_jar())
+        conf["spark.submit.pyFiles"] = str(ROOT / "driver/tests/queries.py")
+        if deploy_mode == "cluster":
+            # The jar's name in the container's directory.
+            conf["spark.driver.extraClassPath"] = kit_jar().name
+        with Job(yarn.home, args=["--batch-seconds", 3], conf=conf, environment=environment) as job:
+            stepdown("init", job.control)
+            config = job.write_config()
+            batch = job.await_batch()
+            status = wait_until(60, "status", lambda: job.status().get("queries") and job.status())
+            application = yarn.await_application("RUNNING")
+            check(status["application_id"] == application["id"], f"{status['application_id']}")
+            if deploy_mode == "cluster":
+                named = {"kind": "named", "name": f"{application['id']}/1"}
+                check(status["attempt"] == named, f"attempt {status['attempt']}")
+            said = stepdown("--config", config, "--json", "stop", "clicks")
+            check('"clean"' in said, f"not clean: {said}")
+            check(job.await_end() == 0, "exit code")
+            job.check_clean()
+            check(job.last_committed() == batch, "another batch than the running one was the last")
+            application = yarn.await_application("FINISHED")
+            check(application["finalStatus"] == "SUCCEEDED", f"{application}")
+            check(len(yarn.attempts(application)) == 1, "there was a second attempt")
+            check(job.status()["phase"] == "ended", f"phase {job.status()['phase']}")
+
+
+@only("3.5.9", "4.3.0")
+def on_yarn_in_client_mode(home):
+    on_yarn(home, "client")
+
+
+@only("3.5.9", "4.3.0")
+def on_yarn_in_cluster_mode(home):
+    on_yarn(home, "cluster")

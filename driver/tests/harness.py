@@ -64,22 +64,47 @@ def newest(directory):
     return max((int(p.name) for p in directory.iterdir() if p.name.isdigit()), default=None)
 
 
+def replace_block(page, begin, end, text):
+    """Puts the text between two marks of a page."""
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end)[1]
+    new = page.with_suffix(".tmp")
+    new.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    new.rename(page)
+
+
 class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
     def __init__(self, home, script="job.py", args=(), conf=(), marker=True, control=True,
-                 launcher="spark-submit", classes=()):
-        self.home = home
-        self.dir = Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
-        self.log = self.dir / "log"
+                 launcher="spark-submit", classes=(), environment=None, follows=None):
+        """`follows` is the job in the other slot, whose directory it shares."""
+        self.home, self.follows = home, follows
+        self.dir = follows.dir if follows else Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
+        slot = "green" if follows else "blue"
+        self.log = self.dir / f"log-{slot}"
         self.control = self.dir / "control"
         self.markers = self.control / "markers"
-        self.marker = self.markers / "clicks.blue"
-        self.status_file = self.control / "status/clicks.blue.json"
+        self.marker = self.markers / f"clicks.{slot}"
+        self.status_file = self.control / f"status/clicks.{slot}.json"
         for name in ("markers", "status", "state/clicks"):
-            (self.control / name).mkdir(parents=True)
+            (self.control / name).mkdir(parents=True, exist_ok=True)
         if marker:
             self.marker.touch()
+        self.script, self.args, self.conf, self.launcher = script, args, dict(conf), launcher
+        self.uses_control, self.classes, self.environment = control, classes, environment or {}
+        self.launch()
+
+    def start_again(self, conf=None):
+        """After its end, on the same checkpoints; with other settings where some are given."""
+        check(self.process.poll() is not None, "it still runs")
+        if conf is not None:
+            self.conf = dict(conf)
+        self.marker.touch()
+        self.launch()
+
+    def launch(self):
+        home = self.home
         settings = {
             "spark.master": "local[2]",
             "spark.driver.memory": "700m",
@@ -91,16 +116,18 @@ class Job:
             "spark.sql.shuffle.partitions": "1",
             "spark.sql.warehouse.dir": str(self.dir / "warehouse"),
             "spark.plugins": "io.stepdown.StepdownPlugin",
-            "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *classes))),
+            "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *self.classes))),
             "spark.stepdown.interval": "100ms",
         }
-        if control:
+        if self.uses_control:
             settings["spark.stepdown.control"] = str(self.control)
-        settings.update(conf)
+        if self.follows:
+            settings["spark.stepdown.slot"] = "green"
+        settings.update(self.conf)
         flags = []
         for key, value in settings.items():
             flags += ["--conf", f"{key}={value}".replace("{dir}", str(self.dir))]
-        script = [str(HERE / script), str(self.dir), *map(str, args)]
+        script = [str(HERE / self.script), str(self.dir), *map(str, self.args)]
         environment = dict(
             os.environ,
             PYTHONPATH=str(home),
@@ -108,14 +135,15 @@ class Job:
             PYSPARK_PYTHON=sys.executable,
             SPARK_HOME=str(home / "pyspark"),
             SPARK_LOCAL_IP="127.0.0.1",
+            **self.environment,
         )
-        if launcher == "spark-submit":
+        if self.launcher == "spark-submit":
             command = [str(home / "pyspark/bin/spark-submit"), *flags, *script]
         else:
             command = [sys.executable, *script]
             quoted = " ".join(f"'{flag}'" for flag in flags)
             environment["PYSPARK_SUBMIT_ARGS"] = f"{quoted} pyspark-shell"
-        with open(self.log, "w") as log:
+        with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 ["nice", "-n", "10", *command], env=environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, cwd=self.dir, start_new_session=True)
@@ -127,6 +155,8 @@ class Job:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.follows:
+            return
         if kind is None:
             shutil.rmtree(self.dir)
         else:
@@ -147,7 +177,8 @@ class Job:
         file = self.dir / "batches"
         lines = file.read_text().splitlines() if file.exists() else []
         words = [line.split() for line in lines]
-        return [(float(w[0]), w[1], w[2], int(w[3]) if len(w) > 3 else None) for w in words]
+        return [(float(w[0]), w[1], w[2], int(w[3]) if w[3:] and w[3].isdigit() else None)
+                for w in words]
 
     def await_batch(self, number=2, query="0"):
         """Waits until a batch of that number or a later one has just begun; which."""
@@ -196,6 +227,18 @@ class Job:
 
     def last_committed(self, query=0):
         return newest(self.dir / f"checkpoint-{query}/commits")
+
+    def write_config(self, control=None):
+        """A configuration of stepdown for this job."""
+        config = self.dir / "stepdown.toml"
+        config.write_text(f"""
+control = "{control or self.control}"
+[jobs.clicks]
+checkpoints = ["{self.dir}/checkpoint-0"]
+[jobs.clicks.stop]
+backend = "driver"
+""")
+        return config
 
     def write_go(self, rollout, generation, path=None):
         go = {"format": 1, "kind": "go", "write_id": str(uuid.uuid4()), "rollout_id": rollout,

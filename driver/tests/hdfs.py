@@ -1,40 +1,20 @@
-"""A NameNode and a DataNode on free loopback ports."""
+"""A NameNode and a DataNode."""
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-from harness import ROOT, wait_until
+from harness import wait_until
+from servers import JAVA, Servers, await_port, free_address
 
 NAME_NODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 DATA_NODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
-# What Hadoop 3.4's own scripts give Java 17.
-JAVA = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-        "--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED",
-        "--add-opens=java.base/java.nio=ALL-UNNAMED", "--add-opens=java.base/java.net=ALL-UNNAMED",
-        "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED"]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Hdfs:
+class Hdfs(Servers):
     def __init__(self):
-        version = os.environ.get("STEPDOWN_TEST_HADOOP", "3.4")
-        fetch = [sys.executable, str(ROOT / "tests/hadoop/fetch.py"), version, str(ROOT / ".cache")]
-        home = subprocess.run(fetch, check=True, capture_output=True, text=True).stdout.split()[-1]
-        self.dir = Path(tempfile.mkdtemp(prefix="stepdown-hdfs-"))
-        self.address = f"127.0.0.1:{free_port()}"
+        super().__init__(os.environ.get("STEPDOWN_TEST_HADOOP", "3.4"), "stepdown-hdfs-")
+        self.address = free_address()
         self.uri = f"hdfs://{self.address}"
-        self.class_path = f"{self.dir}:{home}/jars/*:{home}"
         site = {
             "fs.defaultFS": self.uri,
             "hadoop.tmp.dir": self.dir / "tmp",
@@ -49,11 +29,7 @@ class Hdfs:
             "dfs.datanode.http.address": "127.0.0.1:0",
             "dfs.replication": 1,
         }
-        lines = [f"<property><name>{k}</name><value>{v}</value></property>" for k, v in site.items()]
-        for name in ("core-site.xml", "hdfs-site.xml"):
-            (self.dir / name).write_text(f"<configuration>{''.join(lines)}</configuration>")
-        shutil.copy(ROOT / "tests/hadoop/log4j.properties", self.dir)
-        self.running = {}
+        self.configure(site, ("core-site.xml", "hdfs-site.xml"))
 
     def __enter__(self):
         log = open(self.dir / "format.log", "w")
@@ -65,28 +41,15 @@ class Hdfs:
         wait_until(120, "the DataNode has its block pool", lambda: list(report.glob("BP-*")))
         return self
 
-    def __exit__(self, *_):
-        for server in self.running.values():
-            server.kill()
-            server.wait()
-        shutil.rmtree(self.dir)
-
-    def start(self, server):
-        log = open(self.dir / f"{server.rpartition('.')[2]}.log", "a")
-        command = ["nice", "-n", "10", *JAVA, "-cp", self.class_path, server]
-        self.running[server] = subprocess.Popen(command, stdout=log, stderr=log)
-
     def start_name_node(self):
         self.start(NAME_NODE)
-        host, port = self.address.split(":")
-        wait_until(120, "the NameNode listens", lambda: not socket.socket().connect_ex((host, int(port))))
+        await_port(self.address, "the NameNode")
 
     def kill_name_node(self):
-        self.running[NAME_NODE].kill()
-        self.running[NAME_NODE].wait()
+        self.kill(NAME_NODE)
 
-    def hang(self):
-        self.running[NAME_NODE].send_signal(signal.SIGSTOP)
+    def hang_name_node(self):
+        self.hang(NAME_NODE)
 
-    def resume(self):
-        self.running[NAME_NODE].send_signal(signal.SIGCONT)
+    def resume_name_node(self):
+        self.resume(NAME_NODE)

@@ -8,24 +8,30 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
+import queries as shapes
 from pyspark.sql import SparkSession
 
 parser = argparse.ArgumentParser()
-parser.add_argument("dir")
+parser.add_argument("dir", type=Path)
 parser.add_argument("--main", default="await", choices="await any poll loop none".split())
-parser.add_argument("--batch-seconds", type=float, nargs="+", default=[2.0])
+parser.add_argument("--batch-seconds", type=float, nargs="+", default=[2.0], help="one for each query")
 parser.add_argument("--trigger", default="0 seconds")
-parser.add_argument("--available-now", action="store_true")
+parser.add_argument("--sink", default="foreach", choices="foreach noop files stateful".split())
+parser.add_argument("--files", type=int, default=shapes.FILES, help="of available now, a batch each")
 parser.add_argument("--sessions", action="store_true", help="each query in a session of its own")
-parser.add_argument("--noop", action="store_true", help="a sink without Python on the driver")
 parser.add_argument("--continuous", action="store_true")
+parser.add_argument("--async-progress", action="store_true")
+parser.add_argument("--once", action="store_true")
+parser.add_argument("--fail-at", type=int, help="the first query fails in this batch, after its work")
 parser.add_argument("--call", action="store_true", help="hold at a call of one line")
+parser.add_argument("--take-over", help="ask the predecessor to step down, wait so long")
 args = parser.parse_args()
 
 
 def note(text):
-    with open(os.path.join(args.dir, "batches"), "a") as file:
+    with open(args.dir / "batches", "a") as file:
         file.write(f"{time.time():.3f} {text}\n")
 
 
@@ -34,45 +40,41 @@ spark = SparkSession.builder.appName("clicks").getOrCreate()
 note("0 session")
 if args.call:
     spark._jvm.io.stepdown.Stepdown.awaitGo()
+if args.take_over:
+    note("0 took-over " + spark._jvm.io.stepdown.Stepdown.takeOver(args.take_over))
 
 
 def start(index, seconds):
     session = spark.newSession() if args.sessions else spark
+    checkpoint = args.dir / f"checkpoint-{index}"
 
-    def work(rows, batch):
-        note(f"{index} begin {batch}")
-        rows.count()
-        time.sleep(seconds)
-        rows.count()
-        note(f"{index} end {batch}")
+    def note_batch(what, number):
+        note(f"{index} {what} {number}")
+        if what == "end" and index == 0 and number == args.fail_at:
+            raise ValueError("this batch fails")
 
-    if args.continuous or args.available_now:
-        source = "rate"
-    else:
-        source = "rate-micro-batch"
-    rows = session.readStream.format(source)
-    if args.available_now:
-        os.makedirs(f"{args.dir}/input", exist_ok=True)
-        for file in range(20):
-            with open(f"{args.dir}/input/{file}.txt", "w") as text:
-                text.write("a\n")
-        rows = session.readStream.format("text").option("maxFilesPerTrigger", 1)
-        rows = rows.load(f"{args.dir}/input")
-    elif args.continuous:
-        rows = rows.option("rowsPerSecond", 10).load()
-    else:
-        rows = rows.option("rowsPerBatch", 10).option("numPartitions", 1).load()
-    writer = rows.writeStream.queryName(f"q{index}")
-    writer = writer.option("checkpointLocation", f"{args.dir}/checkpoint-{index}")
-    if args.available_now:
-        writer = writer.trigger(availableNow=True)
-    elif args.continuous:
-        writer = writer.trigger(continuous="1 second")
-    else:
-        writer = writer.trigger(processingTime=args.trigger)
-    if args.noop or args.continuous:
-        return writer.format("noop").start()
-    return writer.foreachBatch(work).start()
+    if args.continuous:
+        rows = session.readStream.format("rate").option("rowsPerSecond", 10).load()
+        writer = rows.writeStream.option("checkpointLocation", str(checkpoint))
+        return writer.trigger(continuous="1 second").format("noop").start()
+    if args.async_progress:
+        rows = shapes.source(session, args.dir, args.trigger)
+        writer = rows.writeStream.option("checkpointLocation", str(checkpoint)).format("noop")
+        return writer.option("asyncProgressTrackingEnabled", "true").trigger(
+            processingTime=args.trigger).start()
+    if args.once:
+        rows = session.readStream.format("rate-micro-batch").option("rowsPerBatch", 10).load()
+        writer = rows.writeStream.option("checkpointLocation", str(checkpoint)).trigger(once=True)
+
+        def work(batch, number):
+            note_batch("begin", number)
+            batch.count()
+            time.sleep(seconds)
+            batch.count()
+            note_batch("end", number)
+        return writer.foreachBatch(work).start()
+    return shapes.start(session, args.dir / f"query-{index}", checkpoint, args.sink, args.trigger,
+                        seconds, f"q{index}", note_batch, args.files)
 
 
 def start_all():

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """The driver kit in real Spark.
 
-    run.py [--spark VERSION] [NAME...]
+    run.py [--spark VERSION]... [--jobs N] [--sample] [NAME...]
 
-Without names, all tests on all Sparks; prints totals as `N passed, N failed`.
+Without names, all tests on all Sparks; with --sample the few that belong to every change. Up to four
+tests that fail are run once more, alone, and are named FLAKY if they pass then. Prints totals as
+`N passed, N failed`.
 """
 
 import argparse
+import concurrent.futures
 import signal
 import sys
 import time
@@ -16,12 +19,47 @@ sys.dont_write_bytecode = True
 import cases  # noqa: E402
 from harness import Failed, spark_home  # noqa: E402
 
-SPARKS = ["3.5.9", "4.3.0"]
+SPARKS = ["3.3.4", "3.5.9", "4.0.5", "4.3.0"]
+SAMPLE = {
+    "3.5.9": [
+        "a_slow_batch_is_finished",
+        "several_queries_of_several_sessions",
+        "sigterm_in_a_batch",
+        "an_idle_query_ends_at_once",
+    ],
+    "4.3.0": [
+        "stepdown_follows_the_drain",
+        "a_successor_takes_over",
+        "a_main_that_polls_is_active_and_stops_the_context",
+        "available_now_ends_after_its_batch",
+        "a_marker_that_comes_back_in_time_stops_nothing",
+        "held_as_the_environment_says",
+        "sigterm_in_a_batch",
+        "drains_at_the_moment_of_the_plan",
+    ],
+}
+AGAIN_AT_MOST = 4
+
+
+def run(version, name):
+    """Whether it passed."""
+    begun = time.monotonic()
+    try:
+        cases.ALL[name](spark_home(version))
+        outcome = "ok"
+    except Failed as error:
+        outcome = f"FAILED: {error}"
+    except Exception:
+        outcome = "FAILED: " + traceback.format_exc()
+    print(f"spark {version}: {name} ... {outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
+    return outcome == "ok"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spark", action="append", choices=SPARKS)
+    parser.add_argument("--jobs", type=int, default=1, help="tests at once")
+    parser.add_argument("--sample", action="store_true")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     unknown = set(args.names) - set(cases.ALL)
@@ -29,28 +67,24 @@ def main():
         parser.error(f"no such test: {', '.join(sorted(unknown))}")
     # So that a job is not left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    passed, failed = 0, []
-    for version in args.spark or SPARKS:
-        home = spark_home(version)
-        for name, test in cases.ALL.items():
-            if args.names and name not in args.names:
-                continue
-            begun = time.monotonic()
-            try:
-                test(home)
-                passed += 1
-                outcome = "ok"
-            except Failed as error:
-                failed.append(f"{version} {name}")
-                outcome = f"FAILED: {error}"
-            except Exception:
-                failed.append(f"{version} {name}")
-                outcome = "FAILED: " + traceback.format_exc()
-            print(f"spark {version}: {name} ... {outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
-    for name in failed:
-        print(f"failed: {name}")
-    print(f"{passed} passed, {len(failed)} failed")
-    sys.exit(1 if failed or not passed else 0)
+    versions = args.spark or (SAMPLE if args.sample else SPARKS)
+    tests = [(version, name) for version in versions
+             for name in args.names or (SAMPLE[version] if args.sample else cases.ALL)
+             if version in cases.ONLY.get(name, SPARKS)]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        outcomes = list(pool.map(lambda test: run(*test), tests))
+    failed = [test for test, passed in zip(tests, outcomes) if not passed]
+    if 0 < len(failed) <= AGAIN_AT_MOST:
+        print("once more, one at a time:", *(" ".join(test) for test in failed), flush=True)
+        still = [test for test in failed if not run(*test)]
+        for test in failed:
+            if test not in still:
+                print("FLAKY: failed at first, passed alone:", *test)
+        failed = still
+    for test in failed:
+        print("failed:", *test)
+    print(f"{len(tests) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed or not tests else 0)
 
 
 if __name__ == "__main__":

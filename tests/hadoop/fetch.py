@@ -3,12 +3,14 @@
 
     fetch.py 3.4 CACHE    the current line, by Maven from the repository it is configured for
     fetch.py 2.7 CACHE    the oldest line in use, from the source package of PySpark 2.4.8
+    fetch.py yarn CACHE   YARN's servers of the current line, by Maven
 
 Runs once per version and cache: a directory that is there is complete, because it is renamed into
 place as the last step. A lock file keeps two test processes from doing it at the same time.
 """
 
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -24,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 sys.dont_write_bytecode = True  # the checkout stays as it is
 from package_index import fetch_package  # noqa: E402
 
-POM = HERE / "pom.xml"
+POMS = {"3.4": HERE / "pom.xml", "yarn": HERE / "yarn/pom.xml"}
 PYSPARK = "pyspark-2.4.8.tar.gz"
 PYSPARK_SHA256 = "3a19b71b8dc8dd91ebc943604a05e1ab01bce052456d42937035632d852d78dc"
 # What Hadoop needs of the jars that Spark brings, by the beginnings of their names.
@@ -35,14 +37,14 @@ PYSPARK_JARS = """
     paranamer- protobuf-java- slf4j- snappy-java- stax-api-1.0-2 xercesImpl- xmlenc- xz- zookeeper-
 """.split()
 # The servers refuse to start without these directories; the tests use none of the pages in them.
-WEBAPPS = ["hdfs", "datanode", "journal", "static"]
+WEBAPPS = ["hdfs", "datanode", "journal", "static", "cluster", "node"]
 
 
-def fetch_by_maven(jars):
+def fetch_by_maven(pom, jars):
     if shutil.which("mvn") is None:
         sys.exit("mvn is missing: install Maven 3.6 or later (Debian package maven)")
     command = [
-        "mvn", "--batch-mode", "--no-transfer-progress", "--strict-checksums", "--file", str(POM),
+        "mvn", "--batch-mode", "--no-transfer-progress", "--strict-checksums", "--file", str(pom),
         "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}",
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -70,14 +72,16 @@ def digest(text):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("3.4", "2.7"):
-        sys.exit("usage: fetch.py 3.4|2.7 CACHE")
+    if len(sys.argv) != 3 or sys.argv[1] not in (*POMS, "2.7"):
+        sys.exit("usage: fetch.py 3.4|2.7|yarn CACHE")
     # Maven takes a relative path from where its POM is.
     version, cache = sys.argv[1], Path(sys.argv[2]).resolve()
-    if version == "3.4":
-        pom = POM.read_text()
+    if version in POMS:
+        pom = POMS[version].read_text()
         release = re.search("<hadoop.version>(.+?)<", pom).group(1)
-        home, fetch = cache / f"hadoop-{release}-{digest(pom)}", fetch_by_maven
+        name = "hadoop" if version == "3.4" else version
+        home = cache / f"{name}-{release}-{digest(pom)}"
+        fetch = functools.partial(fetch_by_maven, POMS[version])
     else:
         home, fetch = cache / f"hadoop-2.7.3-{digest(' '.join(PYSPARK_JARS))}", fetch_from_pyspark
     cache.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Puts one version of PySpark into a cache directory and prints where.
 
-    fetch.py 3.5.9|4.3.0 CACHE
+    fetch.py 3.3.4|3.5.9|4.0.5|4.3.0 CACHE
+    fetch.py VERSION CACHE yarn               a directory with the one jar that Spark needs for YARN
 
 What it prints is a PYTHONPATH: the source package without its setup, with the jars where `pip
 install` puts them, and Py4J beside it. Left out are parts that no streaming job needs. Runs once per
@@ -26,12 +27,16 @@ sys.dont_write_bytecode = True  # the checkout stays as it is
 from package_index import fetch_package  # noqa: E402
 
 SHA256 = {
+    "3.3.4": "1f866be47130a522355240949ed50d9812a8f327bd7619f043ffe07fbcf7f7b6",
     "3.5.9": "ea27adc39ddac9413b8951e45aa748cbed6c785971b81386efc41938f6243d93",
+    "4.0.5": "a0d44b0e7faf0458ad83b7aa664e7ed8b96beed8a55d66ce3b0dfac2309dfca6",
     "4.3.0": "e8c517948eff7088a7aa07449aa8eafa4a15a8d50319de2525a6fd26622476c6",
 }
 # What the Python side of `transformWithState` imports, and what that does.
 PACKAGES = {
+    "3.3.4": [],
     "3.5.9": [],
+    "4.0.5": [],
     "4.3.0": """
         numpy==2.3.5 pandas==2.3.3 protobuf==7.36.2 pyarrow==26.0.1 python-dateutil==2.9.0.post0
         pytz==2025.2 six==1.17.0 tzdata==2025.2
@@ -43,6 +48,18 @@ UNUSED_JARS = """
     spark-graphx spark-hive spark-kubernetes spark-mesos spark-mllib spark-yarn spire
 """.split()
 UNUSED_PYTHON = ("examples", "pandas")
+
+
+def unpack_yarn(archive, home):
+    home.mkdir()
+    with tarfile.open(archive) as package:
+        for member in package:
+            name = os.path.basename(member.name)
+            if member.isfile() and name.startswith("spark-yarn_") and name.endswith(".jar"):
+                with package.extractfile(member) as source, open(home / name, "wb") as file:
+                    shutil.copyfileobj(source, file)
+                return
+    sys.exit(f"{archive.name} holds no jar for YARN")
 
 
 def unpack(archive, home):
@@ -87,11 +104,14 @@ def place_of(name):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in SHA256:
-        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE")
+    is_yarn = sys.argv[3:] == ["yarn"]
+    if len(sys.argv) != 3 + is_yarn or sys.argv[1] not in SHA256:
+        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE [yarn]")
     version, cache = sys.argv[1], Path(sys.argv[2])
     contents = " ".join([SHA256[version], *PACKAGES[version], *UNUSED_JARS, *UNUSED_PYTHON])
     home = cache / f"pyspark-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
+    if is_yarn:
+        home = cache / f"spark-yarn-{version}-{SHA256[version][:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "fetch.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -100,8 +120,11 @@ def main():
                 name = f"pyspark-{version}.tar.gz"
                 archive = Path(work) / name
                 fetch_package("pyspark", name, SHA256[version], archive)
-                unpack(archive, Path(work) / "home")
-                install(PACKAGES[version], Path(work) / "home")
+                if is_yarn:
+                    unpack_yarn(archive, Path(work) / "home")
+                else:
+                    unpack(archive, Path(work) / "home")
+                    install(PACKAGES[version], Path(work) / "home")
                 os.rename(Path(work) / "home", home)
     print(home)
 

@@ -1,9 +1,12 @@
 package io.stepdown;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
 import java.nio.file.Paths;
 import org.apache.spark.SparkContext;
 
@@ -36,6 +39,32 @@ final class Attempt {
                 || context.conf().getBoolean("spark.kubernetes.submitInDriver", false);
     }
 
+    /**
+     * Whether this attempt was a process of this host, in this boot, and is over. False also where that
+     * cannot be seen from here.
+     */
+    static boolean isGoneFromThisHost(JsonNode attempt) throws IOException {
+        if (!"process".equals(attempt.path("kind").asText())) {
+            return false;
+        }
+        ObjectNode own;
+        try {
+            own = process(JsonNodeFactory.instance.objectNode());
+        } catch (IOException | RuntimeException error) {
+            return false;
+        }
+        if (!own.get("host").equals(attempt.get("host"))
+                || !own.get("boot_id").equals(attempt.get("boot_id"))) {
+            return false;
+        }
+        try {
+            return startTicks("/proc/" + attempt.path("pid").asLong() + "/stat")
+                    != attempt.path("start_ticks").asLong();
+        } catch (NoSuchFileException error) {
+            return true;
+        }
+    }
+
     private static ObjectNode process(ObjectNode attempt) throws IOException {
         String pid = Files.readSymbolicLink(Paths.get("/proc/self")).toString();
         String host = text("/proc/sys/kernel/hostname");
@@ -43,14 +72,18 @@ final class Attempt {
         if (!namespace.equals(FIRST_PID_NAMESPACE)) {
             host = host + "/" + namespace;
         }
-        // Field 22; the fields behind the command's name, which may hold anything, begin with the third.
-        String stat = text("/proc/self/stat");
-        String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
         return attempt.put("kind", "process")
                 .put("host", host)
                 .put("boot_id", text("/proc/sys/kernel/random/boot_id"))
                 .put("pid", Long.parseLong(pid))
-                .put("start_ticks", Long.parseLong(fields[22 - 3]));
+                .put("start_ticks", startTicks("/proc/self/stat"));
+    }
+
+    private static long startTicks(String file) throws IOException {
+        // Field 22; the fields behind the command's name, which may hold anything, begin with the third.
+        String stat = text(file);
+        String[] fields = stat.substring(stat.lastIndexOf(')') + 2).split(" ");
+        return Long.parseLong(fields[22 - 3]);
     }
 
     private static String text(String file) throws IOException {

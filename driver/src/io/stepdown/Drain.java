@@ -83,18 +83,9 @@ final class Drain {
             // Continuous processing has no batch to finish; a restart goes on from the last epoch.
             return true;
         }
-        if (query.endBetweenBatches(gate)) {
-            // The clock was exchanged first: whoever sleeps now meets the gate when it wakes.
-            return gate.hasArrived(query.runId) || query.doing() == Query.Doing.WAITING;
-        }
-        // Trigger.AvailableNow has no clock between its batches. Once a batch is past planning the mark
-        // does it no harm; if the next one began meanwhile, the mark is taken back.
-        if (query.doing() == Query.Doing.WRITING
-                && query.terminate()
-                && query.doing() != Query.Doing.WRITING) {
-            query.revive();
-        }
-        return false;
+        // The clock is exchanged first: whoever sleeps now meets the gate when it wakes.
+        query.endBetweenBatches(gate);
+        return gate.hasArrived(query.runId) || query.isWaiting();
     }
 
     private void end(Query query) throws ReflectiveOperationException {
@@ -102,9 +93,9 @@ final class Drain {
             if (!query.isTerminated()) {
                 query.stopAtOnce();
             }
-        } else if (query.doing() == Query.Doing.WAITING) {
+        } else if (!gate.hasArrived(query.runId) && query.isWaiting()) {
             query.terminate();
-            if (query.doing() == Query.Doing.WAITING) {
+            if (query.isWaiting()) {
                 query.interrupt();
             }
         }

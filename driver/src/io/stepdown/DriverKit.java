@@ -11,6 +11,7 @@ import java.util.UUID;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 import org.apache.hadoop.util.ShutdownHookManager;
 import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
@@ -126,6 +127,9 @@ final class DriverKit implements DriverPlugin {
                 this::sayEnded, AFTER_SPARK, 3 * slackMs, TimeUnit.MILLISECONDS);
 
         startThread(this::watch, "stepdown");
+        if (settings.takeOverMs > 0) {
+            takeOver(settings.takeOverMs);
+        }
         if (settings.go != null && !settings.holdAtCall) {
             awaitGo();
         }
@@ -145,24 +149,42 @@ final class DriverKit implements DriverPlugin {
     private void hold() {
         Storage storage = Storage.of(settings.go, context.hadoopConfiguration());
         Go go = new Go(storage, new Deadline("stepdown-go", settings.callTimeoutMs), settings);
+        holdUntil(() -> go.isGiven() ? "go" : null, go::lastWhy, settings.goTimeoutMs);
+        LOG.warn("go for rollout {}, generation {}", settings.rollout, settings.generation);
+    }
+
+    /** Asks the predecessor to step down and holds the calling thread until it has; how it ended. */
+    String takeOver(long withinMs) {
+        synchronized (goLock) {
+            TakeOver takeOver = new TakeOver(settings, context.hadoopConfiguration());
+            return holdUntil(takeOver::look, takeOver::lastWhy, withinMs);
+        }
+    }
+
+    /** What the look finds, once it finds something. */
+    private String holdUntil(Supplier<String> look, Supplier<String> why, long withinMs) {
+        Phase before = phase;
         enter(Phase.HELD);
         long sinceNanos = System.nanoTime();
         String said = null;
-        while (!go.isGiven()) {
-            if (!go.lastWhy().equals(said)) {
-                said = go.lastWhy();
-                LOG.warn("held: {}", said);
-            }
+        while (true) {
+            String found = look.get();
             if (drainReason != null) {
                 throw new IllegalStateException("not started: " + drainReason);
             }
-            if (elapsedMs(sinceNanos) > settings.goTimeoutMs) {
+            if (found != null) {
+                enter(before);
+                return found;
+            }
+            if (!why.get().equals(said)) {
+                said = why.get();
+                LOG.warn("held: {}", said);
+            }
+            if (elapsedMs(sinceNanos) > withinMs) {
                 throw new IllegalStateException("not started in time: " + said);
             }
             pause(GO_POLL_MS);
         }
-        LOG.warn("go for rollout {}, generation {}", settings.rollout, settings.generation);
-        enter(Phase.STARTING);
     }
 
     private void watch() {

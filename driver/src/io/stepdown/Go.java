@@ -28,7 +28,8 @@ final class Go {
             JsonNode go = Messages.read(bytes, "go");
             String rollout = go.path("rollout_id").asText();
             long generation = go.path("generation").asLong(-1);
-            if (rollout.equals(settings.rollout) && generation == settings.generation) {
+            // The lease of a rollout may have changed hands meanwhile; its generation only grows.
+            if (rollout.equals(settings.rollout) && generation >= settings.generation) {
                 return true;
             }
             lastWhy =

@@ -5,8 +5,10 @@ import java.io.IOException;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 import java.net.URI;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.EnumSet;
+import java.util.List;
 import java.util.UUID;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.CreateFlag;
@@ -136,16 +138,13 @@ final class HadoopStorage implements Storage {
     }
 
     @Override
-    public Long newestNumber(URI dir) throws IOException {
+    public List<String> names(URI dir) throws IOException {
         try {
-            Long newest = null;
+            List<String> names = new ArrayList<>();
             for (FileStatus entry : fileSystem().listStatus(new Path(dir))) {
-                Long number = Storage.number(entry.getPath().getName());
-                if (number != null && (newest == null || number > newest)) {
-                    newest = number;
-                }
+                names.add(entry.getPath().getName());
             }
-            return newest;
+            return names;
         } catch (FileNotFoundException error) {
             return null;
         } catch (IOException error) {

@@ -12,7 +12,9 @@ import java.nio.file.Paths;
 import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
+import java.util.ArrayList;
 import java.util.Iterator;
+import java.util.List;
 import java.util.UUID;
 import java.util.stream.Stream;
 
@@ -81,16 +83,13 @@ final class LocalStorage implements Storage {
     }
 
     @Override
-    public Long newestNumber(URI dir) throws IOException {
+    public List<String> names(URI dir) throws IOException {
         try (Stream<Path> entries = Files.list(path(dir))) {
-            Long newest = null;
+            List<String> names = new ArrayList<>();
             for (Iterator<Path> each = entries.iterator(); each.hasNext(); ) {
-                Long number = Storage.number(each.next().getFileName().toString());
-                if (number != null && (newest == null || number > newest)) {
-                    newest = number;
-                }
+                names.add(each.next().getFileName().toString());
             }
-            return newest;
+            return names;
         } catch (NoSuchFileException | FileNotFoundException error) {
             return null;
         }

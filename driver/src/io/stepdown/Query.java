@@ -1,8 +1,6 @@
 package io.stepdown;
 
-import java.lang.reflect.InvocationHandler;
-import java.lang.reflect.InvocationTargetException;
-import java.lang.reflect.Proxy;
+import java.lang.reflect.Field;
 import java.util.concurrent.atomic.AtomicReference;
 
 /** One streaming query, as its {@code StreamExecution} shows it. */
@@ -57,11 +55,6 @@ final class Query {
         return state.compareAndSet(spark.active, spark.terminated);
     }
 
-    /** Takes {@link #terminate} back. */
-    void revive() {
-        state.compareAndSet(spark.terminated, spark.active);
-    }
-
     void interrupt() {
         thread.interrupt();
     }
@@ -71,76 +64,51 @@ final class Query {
         spark.stop.invoke(execution);
     }
 
-    /** What its thread is doing. */
-    Doing doing() {
-        return Doing.of(thread.getStackTrace());
+    /** Whether the caller runs on its thread. */
+    boolean isOwnThread() {
+        return Thread.currentThread() == thread;
     }
 
     /**
      * Has the query end itself between two batches, on its own thread: from now on the clock of its
-     * trigger loop, which the loop reads only there, leads through the gate. Whether its trigger has
-     * such a loop.
+     * trigger loop, which the loop reads only there, leads through the gate. A trigger without such a
+     * loop passes the gate where it reads the time at its end. To be repeated: each batch may have a
+     * clock of its own.
      */
-    boolean endBetweenBatches(Gate gate) throws ReflectiveOperationException {
-        Object executor = isMicroBatch() ? spark.triggerExecutor.invoke(execution) : null;
-        if (!spark.processingTimeExecutor.isInstance(executor)) {
-            return false;
+    void endBetweenBatches(Gate gate) throws ReflectiveOperationException {
+        Object executor = spark.triggerExecutor.invoke(execution);
+        if (spark.processingTimeExecutor.isInstance(executor)) {
+            gate(spark.executorClock, executor, GatedClock.Reads.ALL, gate);
+            return;
         }
-        Object clock = spark.executorClock.get(executor);
-        if (!Proxy.isProxyClass(clock.getClass())) {
-            Class<?>[] interfaces = {spark.clock};
-            ClassLoader loader = spark.clock.getClassLoader();
-            Object gated = Proxy.newProxyInstance(loader, interfaces, gated(clock, gate));
-            spark.executorClock.set(executor, gated);
+        gate(spark.triggerClock, execution, GatedClock.Reads.AT_END_OF_TRIGGER, gate);
+        Object batch = spark.latestBatch == null ? null : spark.latestBatch.invoke(execution);
+        if (batch != null) {
+            gate(spark.batchClock, batch, GatedClock.Reads.AT_END_OF_TRIGGER, gate);
         }
-        return true;
     }
 
-    private InvocationHandler gated(Object clock, Gate gate) {
-        return (proxy, method, arguments) -> {
-            boolean isWait = method.getName().equals("waitTillTime");
-            if (Thread.currentThread() == thread
-                    && (isWait || method.getName().equals("getTimeMillis"))) {
-                gate.pass(runId);
-                terminate();
-                if (isWait) {
-                    return System.currentTimeMillis();
-                }
-            }
-            try {
-                return method.invoke(clock, arguments);
-            } catch (InvocationTargetException error) {
-                throw error.getCause();
-            }
-        };
+    private void gate(Field field, Object owner, GatedClock.Reads reads, Gate gate)
+            throws ReflectiveOperationException {
+        Object clock = field.get(owner);
+        Object gated = GatedClock.of(clock, spark.clock, reads, this, gate);
+        if (gated != clock) {
+            field.set(owner, gated);
+        }
     }
 
-    /** What the thread of a query is doing, as far as a drain must know. */
-    enum Doing {
-        /** It sleeps until its next trigger. */
-        WAITING,
-        /** It runs a planned batch, past the point at which Spark 4.3 looks whether it was ended. */
-        WRITING,
-        OTHER;
+    /** Whether its thread sleeps until its next trigger. */
+    boolean isWaiting() {
+        return isWaiting(thread.getStackTrace());
+    }
 
-        static Doing of(StackTraceElement[] stack) {
-            boolean isInSink = false;
-            for (int at = 0; at < stack.length; at++) {
-                String type = stack[at].getClassName();
-                String method = stack[at].getMethodName();
-                if (method.equals("waitTillTime")
-                        && at + 1 < stack.length
-                        && stack[at + 1].getClassName().endsWith(".ProcessingTimeExecutor")) {
-                    return WAITING;
-                }
-                isInSink |= method.startsWith("withNewExecutionId") && type.contains(".SQLExecution");
-                if (isInSink
-                        && method.contains("runBatch")
-                        && type.contains(".MicroBatchExecution")) {
-                    return WRITING;
-                }
+    static boolean isWaiting(StackTraceElement[] stack) {
+        for (int at = 1; at < stack.length; at++) {
+            if (stack[at - 1].getMethodName().equals("waitTillTime")
+                    && stack[at].getClassName().endsWith(".ProcessingTimeExecutor")) {
+                return true;
             }
-            return OTHER;
         }
+        return false;
     }
 }

@@ -15,7 +15,7 @@ final class Settings {
             new TreeSet<>(
                     Arrays.asList(
                             "control", "job", "slot", "marker", "go", "rollout", "generation", "hold",
-                            "go-timeout", "create-marker", "interval", "confirm", "confirm-spacing",
+                            "go-timeout", "take-over", "create-marker", "interval", "confirm", "confirm-spacing",
                             "call-timeout", "status-interval", "drain-timeout", "end-loop-after"));
     private static final Pattern JOB_NAME = Pattern.compile("[A-Za-z0-9_][A-Za-z0-9_-]{0,99}");
 
@@ -32,13 +32,20 @@ final class Settings {
     /** The file that lets the queries start; null: nothing is held. */
     final URI go;
 
+    /** The rollout that started this application; null if none did. */
     final String rollout;
+
+    /** Its generation; negative if there is none. */
     final long generation;
 
     /** Whether the job itself says where it is held, by {@link Stepdown#awaitGo}. */
     final boolean holdAtCall;
 
     final long goTimeoutMs;
+
+    /** How long the predecessor has for stepping down before this application goes on; 0: not asked. */
+    final long takeOverMs;
+
     final long intervalMs;
     final int confirm;
     final long confirmSpacingMs;
@@ -90,12 +97,19 @@ final class Settings {
         } else {
             go = uri("go");
         }
-        rollout = text("rollout", null);
-        generation = conf.getLong(PREFIX + "generation", -1);
+        rollout = text("rollout", environment("STEPDOWN_ROLLOUT_ID"));
+        generation = number("generation", environment("STEPDOWN_GENERATION"));
         if (go != null && (rollout == null || generation < 0)) {
-            throw wrong("go", "it needs spark.stepdown.rollout and spark.stepdown.generation too");
+            throw wrong(
+                    "go",
+                    "it needs spark.stepdown.rollout and spark.stepdown.generation too, or"
+                            + " STEPDOWN_ROLLOUT_ID and STEPDOWN_GENERATION in the environment");
         }
         goTimeoutMs = time("go-timeout", "1h");
+        takeOverMs = time("take-over", "0s");
+        if (takeOverMs > 0 && control == null) {
+            throw wrong("take-over", "it needs spark.stepdown.control");
+        }
 
         intervalMs = time("interval", "5s");
         confirm = conf.getInt(PREFIX + "confirm", 2);
@@ -115,6 +129,31 @@ final class Settings {
         return control == null ? null : below("status/" + job + "." + slot + ".json");
     }
 
+    /** A time as Spark writes it, in milliseconds. */
+    static long time(String text) {
+        return new SparkConf(false).set("time", text).getTimeAsMs("time");
+    }
+
+    /** The slot of the predecessor. */
+    String otherSlot() {
+        return slot.equals("blue") ? "green" : "blue";
+    }
+
+    /** The marker of the other slot. */
+    URI otherMarker() {
+        return below("markers/" + job + "." + otherSlot());
+    }
+
+    /** The status file of the other slot. */
+    URI otherStatus() {
+        return below("status/" + job + "." + otherSlot() + ".json");
+    }
+
+    /** The receipts of this job's stops. */
+    URI receipts() {
+        return below("state/" + job + "/receipts");
+    }
+
     private URI below(String path) {
         return URI.create(control.toString().replaceAll("/+$", "") + "/" + path);
     }
@@ -129,6 +168,21 @@ final class Settings {
 
     private String text(String key, String otherwise) {
         return conf.get(PREFIX + key, otherwise);
+    }
+
+    /** What a rollout gives to the jobs that it starts; null if it is not set. */
+    private static String environment(String name) {
+        String value = System.getenv(name);
+        return value == null || value.isEmpty() ? null : value;
+    }
+
+    private long number(String key, String otherwise) {
+        String value = text(key, otherwise);
+        try {
+            return value == null ? -1 : Long.parseLong(value);
+        } catch (NumberFormatException error) {
+            throw wrong(key, "'" + value + "' is no number");
+        }
     }
 
     private long time(String key, String otherwise) {

@@ -29,6 +29,14 @@ final class SparkInternals {
     final Method triggerExecutor;
     final Class<?> processingTimeExecutor;
     final Field executorClock;
+    final Field triggerClock;
+
+    /** What the current batch is kept in; null before Spark 4. */
+    final Method latestBatch;
+
+    /** Its clock; null before Spark 4. */
+    final Field batchClock;
+
     final Class<?> clock;
     final Method state;
     final Method thread;
@@ -69,10 +77,16 @@ final class SparkInternals {
         terminated = module(loader, "TERMINATED$");
 
         microBatchExecution = first(loader, PACKAGES, "MicroBatchExecution");
-        triggerExecutor = microBatchExecution.getMethod("triggerExecutor");
+        // Private in 3.3.
+        triggerExecutor = microBatchExecution.getDeclaredMethod("triggerExecutor");
+        triggerExecutor.setAccessible(true);
         processingTimeExecutor = first(loader, PACKAGES, "ProcessingTimeExecutor");
-        executorClock = processingTimeExecutor.getDeclaredField("clock");
-        executorClock.setAccessible(true);
+        executorClock = field(processingTimeExecutor, "clock");
+        triggerClock = field(execution, "triggerClock");
+        Class<?> context = firstOrNull(loader, "ProgressContext");
+        latestBatch = context == null ? null : execution.getMethod("getLatestExecutionContext");
+        batchClock = context == null ? null : field(context, "triggerClock");
+        checkMethod(context == null ? execution : context, "finishTrigger");
         clock = Class.forName("org.apache.spark.util.Clock", false, loader);
         clock.getMethod("getTimeMillis");
         clock.getMethod("waitTillTime", long.class);
@@ -104,6 +118,30 @@ final class SparkInternals {
     private static Object module(ClassLoader loader, String name)
             throws ReflectiveOperationException {
         return first(loader, PACKAGES, name).getField("MODULE$").get(null);
+    }
+
+    private static Field field(Class<?> type, String name) throws NoSuchFieldException {
+        Field field = type.getDeclaredField(name);
+        field.setAccessible(true);
+        return field;
+    }
+
+    /** Its parameters differ from version to version; it is looked for in stacks only. */
+    private static void checkMethod(Class<?> type, String name) throws NoSuchMethodException {
+        for (Method method : type.getMethods()) {
+            if (method.getName().equals(name)) {
+                return;
+            }
+        }
+        throw new NoSuchMethodException(type.getName() + "." + name);
+    }
+
+    private static Class<?> firstOrNull(ClassLoader loader, String name) {
+        try {
+            return first(loader, PACKAGES, name);
+        } catch (ClassNotFoundException error) {
+            return null;
+        }
     }
 
     private static Class<?> first(ClassLoader loader, String[] beginnings, String name)

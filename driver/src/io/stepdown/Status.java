@@ -3,9 +3,7 @@ package io.stepdown;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.net.URI;
 import java.time.Instant;
-import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -23,7 +21,6 @@ final class Status {
     private static final int MAX_QUERIES = 100;
 
     private final Settings settings;
-    private final Configuration hadoop;
     private final Storage storage;
     private final Deadline deadline;
     private final ObjectNode fixed;
@@ -38,8 +35,7 @@ final class Status {
                 }
             };
 
-    /** The storages of checkpoints, by scheme and authority. */
-    private final Map<String, Storage> storages = new HashMap<>();
+    private final Batches batches;
 
     private Phase written;
     private long writtenAtNanos;
@@ -47,7 +43,8 @@ final class Status {
 
     Status(Settings settings, SparkContext context) {
         this.settings = settings;
-        hadoop = context.hadoopConfiguration();
+        Configuration hadoop = context.hadoopConfiguration();
+        batches = new Batches(hadoop);
         storage = Storage.of(settings.status(), hadoop);
         deadline = new Deadline("stepdown-status", settings.callTimeoutMs);
         fixed = Messages.create("status");
@@ -61,8 +58,11 @@ final class Status {
         fixed.put("application_id", context.applicationId());
         fixed.put("spark_version", context.version());
         fixed.put("kit_version", Kit.VERSION).put("kit_revision", Kit.REVISION);
-        if (settings.go != null) {
-            fixed.put("rollout_id", settings.rollout).put("generation", settings.generation);
+        if (settings.rollout != null) {
+            fixed.put("rollout_id", settings.rollout);
+        }
+        if (settings.generation >= 0) {
+            fixed.put("generation", settings.generation);
         }
     }
 
@@ -114,7 +114,9 @@ final class Status {
             }
             ArrayNode all = message.putArray("queries");
             for (ObjectNode query : queries.values()) {
-                all.add(withBatches(query));
+                ObjectNode seen = query.deepCopy();
+                batches.describe(seen);
+                all.add(seen);
             }
             storage.replace(settings.status(), Messages.bytes(message));
             lastError = null;
@@ -132,22 +134,6 @@ final class Status {
         } catch (ReflectiveOperationException error) {
             return description.putNull("checkpoint");
         }
-    }
-
-    /** The newest batch of each log, as the checkpoint itself says. */
-    private ObjectNode withBatches(ObjectNode query) {
-        ObjectNode seen = query.deepCopy();
-        try {
-            URI checkpoint = Storage.parse(query.path("checkpoint").asText());
-            String root = checkpoint.getScheme() + "://" + checkpoint.getAuthority();
-            Storage logs =
-                    storages.computeIfAbsent(root, key -> Storage.of(checkpoint, hadoop));
-            seen.put("last_planned", logs.newestNumber(Storage.child(checkpoint, "offsets")));
-            seen.put("last_batch", logs.newestNumber(Storage.child(checkpoint, "commits")));
-        } catch (IOException | RuntimeException error) {
-            seen.put("batches_unknown", String.valueOf(error.getMessage()));
-        }
-        return seen;
     }
 
     /** Says it once for each time it becomes so: a NameNode that is down must not fill the log. */

@@ -2,6 +2,8 @@ package io.stepdown;
 
 import java.io.IOException;
 import java.net.URI;
+import java.util.Collections;
+import java.util.List;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.Path;
 
@@ -35,8 +37,21 @@ interface Storage {
     /** Removes the file if it is there. */
     void delete(URI file) throws IOException;
 
+    /** The names in a directory; null if there is no such directory. */
+    List<String> names(URI dir) throws IOException;
+
     /** The newest number among the names in a directory; null if there is none. */
-    Long newestNumber(URI dir) throws IOException;
+    static Long newestNumber(Storage storage, URI dir) throws IOException {
+        List<String> names = storage.names(dir);
+        Long newest = null;
+        for (String name : names == null ? Collections.<String>emptyList() : names) {
+            Long number = number(name);
+            if (number != null && (newest == null || number > newest)) {
+                newest = number;
+            }
+        }
+        return newest;
+    }
 
     /** The storage of a URI, with the rights of the calling thread's user. */
     static Storage of(URI uri, Configuration conf) {

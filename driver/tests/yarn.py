@@ -1,0 +1,116 @@
+"""A ResourceManager and a NodeManager, and Spark with its part for YARN."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from harness import ROOT, START_S, wait_until
+from servers import Servers, await_port, free_address
+
+RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
+NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
+
+
+class Yarn(Servers):
+    def __init__(self, spark_home):
+        super().__init__("yarn", "stepdown-yarn-")
+        self.home = self.spark_with_yarn(spark_home)
+        self.web = free_address()
+        java = Path(shutil.which("java")).resolve().parents[1]
+        self.environment = {"HADOOP_CONF_DIR": str(self.dir), "YARN_CONF_DIR": str(self.dir),
+                            "JAVA_HOME": str(java)}
+        manager = {name: free_address() for name in (
+            "address", "scheduler.address", "resource-tracker.address", "admin.address")}
+        self.address = manager["address"]
+        site = {f"yarn.resourcemanager.{name}": value for name, value in manager.items()} | {
+            "fs.defaultFS": "file:///",
+            "hadoop.tmp.dir": self.dir / "tmp",
+            "yarn.resourcemanager.hostname": "127.0.0.1",
+            "yarn.resourcemanager.bind-host": "127.0.0.1",
+            "yarn.resourcemanager.webapp.address": self.web,
+            "yarn.resourcemanager.scheduler.class":
+                "org.apache.hadoop.yarn.server.resourcemanager.scheduler.fifo.FifoScheduler",
+            "yarn.nodemanager.hostname": "127.0.0.1",
+            "yarn.nodemanager.bind-host": "127.0.0.1",
+            "yarn.nodemanager.address": free_address(),
+            "yarn.nodemanager.localizer.address": free_address(),
+            "yarn.nodemanager.collector-service.address": free_address(),
+            "yarn.nodemanager.webapp.address": free_address(),
+            "yarn.nodemanager.local-dirs": self.dir / "local",
+            "yarn.nodemanager.log-dirs": self.dir / "containers",
+            "yarn.nodemanager.disk-health-checker.enable": "false",
+            "yarn.nodemanager.vmem-check-enabled": "false",
+            "yarn.nodemanager.pmem-check-enabled": "false",
+            "yarn.nodemanager.resource.memory-mb": 8192,
+            "yarn.nodemanager.resource.cpu-vcores": 8,
+            "yarn.scheduler.minimum-allocation-mb": 128,
+            # So that logs of containers are still there when a test looks.
+            "yarn.nodemanager.delete.debug-delay-sec": 3600,
+        }
+        self.configure(site, ("core-site.xml", "yarn-site.xml"))
+
+    def spark_with_yarn(self, spark_home):
+        """The Spark of all tests and the one jar that it lacks for YARN."""
+        version = spark_home.name.split("-")[1]
+        fetch = [sys.executable, str(ROOT / "tests/spark/fetch.py"), version, str(ROOT / ".cache"), "yarn"]
+        found = subprocess.run(fetch, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+        (jar,) = Path(ROOT, found).glob("*.jar")
+        home = self.dir / spark_home.name
+        home.mkdir()
+        for entry in spark_home.iterdir():
+            if entry.name != "pyspark":
+                (home / entry.name).symlink_to(entry.resolve())
+        (home / "pyspark/jars").mkdir(parents=True)
+        for entry in (spark_home / "pyspark").iterdir():
+            if entry.name != "jars":
+                (home / "pyspark" / entry.name).symlink_to(entry.resolve())
+        for entry in [*(spark_home / "pyspark/jars").iterdir(), jar]:
+            (home / "pyspark/jars" / entry.name).symlink_to(entry.resolve())
+        return home
+
+    def __enter__(self):
+        environment = dict(os.environ, **self.environment)
+        self.start(RESOURCE_MANAGER, environment)
+        await_port(self.web, "the ResourceManager")
+        self.start(NODE_MANAGER, environment)
+        wait_until(120, "a node runs", lambda: self.ask("nodes").get("nodes") and
+                   self.ask("nodes")["nodes"]["node"][0]["state"] == "RUNNING")
+        return self
+
+    def ask(self, what):
+        with urllib.request.urlopen(f"http://{self.web}/ws/v1/cluster/{what}", timeout=20) as answer:
+            return json.load(answer)
+
+    def application(self):
+        """The one application, as the ResourceManager describes it; None before there is one."""
+        found = self.ask("apps").get("apps") or {}
+        return found["app"][-1] if found.get("app") else None
+
+    def await_application(self, state):
+        return wait_until(START_S, f"the application is {state}", lambda: (
+            self.application() if (self.application() or {}).get("state") == state else None))
+
+    def attempts(self, application):
+        return self.ask(f"apps/{application['id']}/appattempts")["appAttempts"]["appAttempt"]
+
+    def settings(self, deploy_mode):
+        """What a job needs beside what all jobs have."""
+        return {
+            "spark.master": "yarn",
+            "spark.submit.deployMode": deploy_mode,
+            "spark.yarn.jars": f"local:{self.home}/pyspark/jars/*",
+            "spark.yarn.stagingDir": f"file://{self.dir}/staging",
+            "spark.executor.instances": "1",
+            "spark.executor.memory": "500m",
+            "spark.yarn.am.memory": "500m",
+            "spark.yarn.submit.waitAppCompletion": "true",
+            "spark.yarn.report.interval": "200ms",
+            # Containers have the environment of the NodeManager; the name of the host need not be a
+            # loopback address.
+            "spark.yarn.appMasterEnv.SPARK_LOCAL_IP": "127.0.0.1",
+            "spark.executorEnv.SPARK_LOCAL_IP": "127.0.0.1",
+        }, {**self.environment, "PYSPARK_ARCHIVES_PATH": f"local:{self.home}"}
