@@ -30,7 +30,7 @@ test-cluster:
 
 # Long counts, by hand; can be interrupted and goes on where it was.
 soak:
-	$(CARGO) test $(TEST_FLAGS) --release --test cluster -- --ignored --nocapture soak
+	$(CARGO) test $(TEST_FLAGS) --release --test suite --test cluster -- --ignored --nocapture soak
 
 # On a quiet machine; writes the tables of docs/benchmarks.md. rclone and b3sum are measured where they are.
 bench:

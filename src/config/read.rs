@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::key::{Key, Refusal, read_word};
 use super::load::Environment;
 use super::schema::{
-    Argv, AtBoundary, AttemptFrom, Boundary, CommandStop, Config, CopyExisting, DriverStop, Escalate,
-    Hadoop, Hooks, Job, JobSlot, Log, OnStopped, Run, SignalStop, Stop, Watch,
+    Argv, AtBoundary, AttemptFrom, Boundary, CommandStop, Config, CopyExisting, DriverStop,
+    Escalate, Hadoop, Hooks, Job, JobSlot, Log, OnStopped, Run, SignalStop, Stop, Watch,
 };
 use super::section::{Origin, Section};
 use crate::model::{JobName, Slot};

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A job as a rollout sees one: a status file as the driver kit writes it, a checkpoint as Spark does.
 
-    job.py SINK [--batch SECONDS] [--warm-up SECONDS] [--fail WHEN] [--deaf]
+    job.py SINK [--batch SECONDS] [--warm-up SECONDS] [--fail WHEN [--only SLOT]] [--deaf]
 
 Everything else comes from the environment that a start command gets: STEPDOWN_JOB, _SLOT, _MARKER,
 _CHECKPOINTS, _CONTROL, _GO, _ROLLOUT_ID, _GENERATION, _VERSION. Paths are local.
@@ -66,7 +66,7 @@ class Job:
         publish(self.control / "status" / f"{self.job}.{self.slot}.json", json.dumps(status))
 
     def fail_at(self, place):
-        if self.args.fail == place:
+        if self.args.fail == place and self.args.only in (None, self.slot):
             os._exit(9)
 
     def is_asked(self):
@@ -149,6 +149,7 @@ class Job:
                 self.fail_at("committed")
         self.say("draining")
         self.say("drained")
+        self.say("ended")
         return 0
 
 
@@ -158,6 +159,7 @@ def main():
     parser.add_argument("--batch", type=float, default=0.1)
     parser.add_argument("--warm-up", type=float, default=0.0)
     parser.add_argument("--fail", choices=["start", "held", "planned", "committed"])
+    parser.add_argument("--only", choices=["blue", "green"], help="fail in this slot only")
     parser.add_argument("--deaf", action="store_true")
     sys.exit(Job(parser.parse_args()).run())
 

@@ -38,6 +38,9 @@ mod process;
 mod race_table;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
+mod rollout_crashes;
 mod rollouts;
 #[cfg(test)]
 mod run_asks;

@@ -13,19 +13,19 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control directory, a job with two slots, a sink.
-struct Stage {
-    dir: tempfile::TempDir,
-    job_words: Vec<String>,
-    extra: String,
+pub(crate) struct Stage {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) job_words: Vec<String>,
+    pub(crate) extra: String,
     strategy: &'static str,
 }
 
 impl Stage {
-    fn new(strategy: &'static str) -> Stage {
+    pub(crate) fn new(strategy: &'static str) -> Stage {
         Self::with(strategy, "")
     }
 
-    fn with(strategy: &'static str, extra: &str) -> Stage {
+    pub(crate) fn with(strategy: &'static str, extra: &str) -> Stage {
         let dir = tempfile::Builder::new()
             .prefix("stepdown-rollout-")
             .tempdir()
@@ -42,12 +42,12 @@ impl Stage {
         stage
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes the configuration; what the job is started with may have changed.
-    fn configure(&self) {
+    pub(crate) fn configure(&self) {
         let dir = self.dir.path().display();
         let job = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py");
         let words: Vec<String> = self
@@ -103,7 +103,7 @@ gate-commits = 2
         fs::write(self.path("stepdown.toml"), text).unwrap();
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stepdown"));
         command
             .args(args)
@@ -113,7 +113,7 @@ gate-commits = 2
         command
     }
 
-    fn stepdown(&self, args: &[&str]) -> Output {
+    pub(crate) fn stepdown(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
@@ -124,13 +124,13 @@ gate-commits = 2
     }
 
     /// A rollout to its end, on a stage where nothing runs or an earlier one did.
-    fn roll_out(&self, more: &[&str]) -> Output {
+    pub(crate) fn roll_out(&self, more: &[&str]) -> Output {
         let mut args = vec!["rollout", "start", "clicks"];
         args.extend_from_slice(more);
         self.stepdown(&args)
     }
 
-    fn record(&self) -> Value {
+    pub(crate) fn record(&self) -> Value {
         let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
@@ -142,14 +142,14 @@ gate-commits = 2
         report["record"].clone()
     }
 
-    fn outcome(&self) -> String {
+    pub(crate) fn outcome(&self) -> String {
         self.record()["outcome"]
             .as_str()
             .unwrap_or("none")
             .to_owned()
     }
 
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
         serde_json::from_slice::<Value>(&output.stdout)
             .ok()
@@ -162,7 +162,7 @@ gate-commits = 2
     }
 
     /// The slots whose jobs run, by their own words and their processes.
-    fn running(&self) -> BTreeSet<String> {
+    pub(crate) fn running(&self) -> BTreeSet<String> {
         ["blue", "green"]
             .into_iter()
             .filter(|slot| self.pid(slot).is_some())
@@ -182,7 +182,7 @@ gate-commits = 2
     }
 
     /// The batches in the sink, by query id, each with how often it was written.
-    fn sink(&self) -> BTreeMap<String, BTreeMap<u64, u64>> {
+    pub(crate) fn sink(&self) -> BTreeMap<String, BTreeMap<u64, u64>> {
         let mut all: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
         for line in fs::read_to_string(self.path("sink"))
             .unwrap_or_default()
@@ -198,7 +198,7 @@ gate-commits = 2
     }
 
     /// Nobody wrote beside another, and no batch is missing.
-    fn check_sink(&self) {
+    pub(crate) fn check_sink(&self) {
         let violations = fs::read_to_string(self.path("sink.violations")).unwrap_or_default();
         assert!(violations.is_empty(), "{violations}");
         let mut covered = BTreeSet::new();
@@ -213,7 +213,7 @@ gate-commits = 2
     }
 
     /// As `check_sink`, and every batch of a query id was written once.
-    fn check_exactly_once(&self) {
+    pub(crate) fn check_exactly_once(&self) {
         self.check_sink();
         for (id, batches) in self.sink() {
             let twice: Vec<_> = batches.iter().filter(|(_, times)| **times > 1).collect();
@@ -242,7 +242,7 @@ impl Drop for Stage {
     }
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
@@ -250,7 +250,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -263,7 +263,7 @@ fn assert_ok(output: &Output) {
     assert!(output.status.success(), "{}", text(output));
 }
 
-fn set(slots: &[&str]) -> BTreeSet<String> {
+pub(crate) fn set(slots: &[&str]) -> BTreeSet<String> {
     slots.iter().map(|slot| (*slot).to_owned()).collect()
 }
 

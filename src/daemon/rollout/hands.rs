@@ -21,7 +21,7 @@ use crate::marker::poll::error_chain;
 use crate::model::{AttemptId, Slot};
 use crate::rollout::engine::{ActError, Desk, Hands};
 use crate::rollout::go::{Go, go_path, is_given, remove_go};
-use crate::rollout::observation::{Copying, Gate, Known, Life, Seen, Side};
+use crate::rollout::observation::{Copying, Gate, Known, Life, Seen, Side, Task};
 use crate::rollout::record::{Base, Record};
 use crate::rollout::state::{Act, State, Strategy, Transfer};
 use crate::stop::{Freshness, Observation};
@@ -497,15 +497,23 @@ impl Hands for RolloutHands {
     async fn note(&mut self, record: &mut Record) {
         match record.state {
             State::Proving | State::NeedsHuman | State::Ended => {}
+            State::Aborting | State::RecoverOld => {
+                let task = self
+                    .start
+                    .look(record.start_process.as_ref(), self.plan.start_is);
+                if !matches!(task, Task::Busy | Task::Unknown) {
+                    // It is over, which another host could not see.
+                    record.start_process = None;
+                }
+                return;
+            }
             State::Preparing
             | State::Starting
             | State::Held
             | State::Shadow
             | State::Stopping
             | State::Stopped
-            | State::Cutover
-            | State::Aborting
-            | State::RecoverOld => return,
+            | State::Cutover => return,
         }
         if record.base.is_empty()
             && let Ok(Some(base)) = self.find_base(record).await

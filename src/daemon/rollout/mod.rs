@@ -29,6 +29,7 @@ use crate::control::{
     Acquired, ControlDir, DocumentError, Lease, LeaseError, LeaseOwner, LeaseScope, LeaseWatch,
 };
 use crate::model::{AttemptId, JobName, Slot};
+use crate::process::{EndsWith, ProcessState, observe};
 use crate::rollout::decide::Policy;
 use crate::rollout::engine::{Ending, Engine, EngineError, EngineOptions};
 use crate::rollout::journal::{Journal, JournalError, load_newest};
@@ -133,6 +134,8 @@ pub enum RolloutError {
         job: JobName,
         /// Who.
         holder: String,
+        /// Whether that is a process of this host that runs.
+        is_here: bool,
     },
     /// Both slots run, or none can take over.
     #[error("{why}")]
@@ -180,6 +183,12 @@ impl RolloutPlan {
             Acquired::Taken(lease) => Ok(Seat { lease }),
             Acquired::Held { owner, .. } => Err(RolloutError::Held {
                 job: self.job.clone(),
+                is_here: owner.as_ref().is_some_and(|owner| {
+                    matches!(
+                        observe(&owner.process, EndsWith::Process),
+                        ProcessState::Running { .. }
+                    )
+                }),
                 holder: owner.map_or_else(
                     || "another stepdown".to_owned(),
                     |owner| format!("process {}", owner.process),

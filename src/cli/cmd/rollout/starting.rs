@@ -1,6 +1,9 @@
 //! `rollout start`, and driving a rollout to its end.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::StartArgs;
 use super::text::{Step, StepsReport, entered_text, steps_of};
@@ -75,7 +78,7 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
         return dry_run(&plan, &wanted, context).await;
     }
     let daemon = app.daemon()?;
-    let seat = match take_seat(&plan, app).await {
+    let seat = match await_seat(&plan, app).await {
         Ok(seat) => seat,
         // From cron: the one that is at it goes on.
         Err(RolloutError::Held { holder, .. }) if args.if_changed.is_some() => {
@@ -113,15 +116,37 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
     drive(plan, &daemon, seat, begun, context).await
 }
 
-/// Tries to take the seat; one that a dead process of this host left is free.
-pub(super) async fn take_seat(
+/// Pause between two looks at a seat that somebody holds.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Takes the seat. One that a process of this host holds is held, one that a dead one left is free; of
+/// another host's holder only its silence can tell, which is waited for.
+pub(super) async fn await_seat(
     plan: &RolloutPlan,
     app: &App,
+) -> std::result::Result<Seat, RolloutError> {
+    let until = Instant::now() + plan.lease_ttl + plan.lease_ttl / 2;
+    let mut watch = LeaseWatch::default();
+    loop {
+        match try_seat(plan, app, &mut watch).await {
+            Err(RolloutError::Held { is_here: false, .. }) if Instant::now() < until => {
+                tokio::time::sleep(LOOK).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Tries to take the seat once.
+pub(super) async fn try_seat(
+    plan: &RolloutPlan,
+    app: &App,
+    watch: &mut LeaseWatch,
 ) -> std::result::Result<Seat, RolloutError> {
     let daemon = app.daemon().map_err(|error| RolloutError::Impossible {
         why: error.to_string(),
     })?;
-    plan.take_seat(&daemon, &mut LeaseWatch::default()).await
+    plan.take_seat(&daemon, watch).await
 }
 
 /// Drives a rollout to its end and tells every state.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::starting::{Said, drive, dry_run, take_seat};
+use super::starting::{Said, await_seat, drive, dry_run, try_seat};
 use super::{RollbackArgs, SteerArgs};
 use crate::app::App;
 use crate::checkpoint::diff::{Difference, diff};
@@ -11,6 +11,7 @@ use crate::cli::cmd::checkpoint::inspection;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report};
+use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Wanted};
 use crate::model::Slot;
 use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
@@ -46,7 +47,7 @@ pub(super) async fn steer(
     if args.no_wait {
         return Ok(Exit::Ok.into());
     }
-    let seat = match take_seat(&plan, app).await {
+    let seat = match try_seat(&plan, app, &mut LeaseWatch::default()).await {
         Ok(seat) => seat,
         // Whoever drives it takes the request up.
         Err(RolloutError::Held { .. }) => return Ok(Exit::Ok.into()),
@@ -151,7 +152,7 @@ pub(super) async fn rollback(
     if args.dry_run {
         return dry_run(&plan, &wanted, context).await;
     }
-    let mut seat = take_seat(&plan, app).await?;
+    let mut seat = await_seat(&plan, app).await?;
     let daemon = app.daemon()?;
     match plan.begin(&mut seat, &wanted).await {
         Ok(begun) => drive(plan, &daemon, seat, begun, context).await,

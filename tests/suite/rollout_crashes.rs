@@ -1,0 +1,304 @@
+//! The crash matrix: stepdown is killed at every place that a rollout comes to, and gone on with, by this
+//! host or by another. It must end in the promised state, without two writers and without a batch lost.
+//!
+//! The places are found by running each scenario once and listing what it passes. A sample is in every
+//! test run; the whole matrix is `make soak`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::rollouts::{Stage, set, text};
+
+/// How many cases run at once; most of the time they wait.
+const AT_ONCE: usize = 4;
+
+/// Longer than any of these rollouts takes, on a machine that is overloaded.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Every so many places of the whole matrix are in the sample.
+const SAMPLE: usize = 9;
+
+/// One way through the states, and what is promised at its end.
+struct Scenario {
+    name: &'static str,
+    strategy: &'static str,
+    extra: &'static str,
+    /// Words for the job in the second rollout.
+    job: &'static [&'static str],
+    outcome: &'static str,
+    running: &'static str,
+    /// Whether every batch of a query id is written once.
+    exactly_once: bool,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "hand-over",
+        strategy: "hand-over",
+        extra: "",
+        job: &[],
+        outcome: "rolled-out",
+        running: "green",
+        exactly_once: true,
+    },
+    Scenario {
+        name: "hand-over in place",
+        strategy: "in-place",
+        extra: "",
+        job: &[],
+        outcome: "rolled-out",
+        running: "green",
+        exactly_once: true,
+    },
+    Scenario {
+        name: "stop-start",
+        strategy: "stop-start",
+        extra: "",
+        job: &[],
+        outcome: "rolled-out",
+        running: "green",
+        exactly_once: true,
+    },
+    Scenario {
+        name: "parallel",
+        strategy: "parallel",
+        extra: "",
+        job: &[],
+        outcome: "rolled-out",
+        running: "green",
+        exactly_once: false,
+    },
+    Scenario {
+        name: "checks fail",
+        strategy: "hand-over",
+        extra: "gate = [\"sh\", \"-c\", \"exit 3\"]",
+        job: &[],
+        outcome: "aborted",
+        running: "blue",
+        exactly_once: true,
+    },
+    Scenario {
+        name: "new job fails",
+        strategy: "stop-start",
+        extra: "",
+        job: &["--fail", "start", "--only", "green"],
+        outcome: "recovered",
+        running: "blue",
+        exactly_once: true,
+    },
+];
+
+impl Scenario {
+    /// A stage on which version 1 runs in blue, and the second rollout can begin.
+    fn stage(&self) -> Result<Stage, String> {
+        let mut stage = Stage::new(self.strategy);
+        let begun = stage.roll_out(&["--version", "1"]);
+        if !begun.status.success() {
+            return Err(format!("version 1 did not start: {}", text(&begun)));
+        }
+        let words = self.job.iter().map(|word| (*word).to_owned());
+        stage.job_words.extend(words);
+        stage.extra = self.extra.to_owned();
+        stage.configure();
+        Ok(stage)
+    }
+
+    /// The places that it comes to, in order, each once.
+    fn places(&self) -> Vec<String> {
+        let stage = self.stage().unwrap();
+        let output = stage
+            .command(&["rollout", "start", "clicks", "--version", "2"])
+            .env("STEPDOWN_LOG", "stepdown::daemon::crash_point=trace")
+            .output()
+            .unwrap();
+        assert_eq!(
+            stage.outcome(),
+            self.outcome,
+            "{}: {}",
+            self.name,
+            text(&output)
+        );
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        let mut seen = BTreeSet::new();
+        let names = log.lines().filter(|line| line.contains("crash point"));
+        names
+            .filter_map(|line| {
+                Some(
+                    line.split_once("name=")?
+                        .1
+                        .trim()
+                        .trim_matches('"')
+                        .to_owned(),
+                )
+            })
+            .filter(|name| seen.insert(name.clone()))
+            .collect()
+    }
+
+    /// Killed at `place`, gone on with, held against the promise.
+    fn survive(&self, place: &str, other_host: bool) -> Result<(), String> {
+        let stage = self.stage()?;
+        let begun = Instant::now();
+        let killed = bounded(&stage, &[])
+            .env("STEPDOWN_CRASH_AT", place)
+            .output()
+            .map_err(|error| error.to_string())?;
+        let mut last = killed;
+        // `timeout` ends by the signal that ended its command.
+        let was_killed = last.status.signal() == Some(9) || last.status.code() == Some(137);
+        if was_killed && begun.elapsed() < PATIENCE {
+            // A lease that a dead process of another host left is waited out.
+            last = resume(&stage, other_host).map_err(|error| error.to_string())?;
+        } else if place.starts_with("rollout-") {
+            return Err(format!("it was not killed there: {}", text(&last)));
+        }
+        // Else the driver ended before it was asked, so that the stop did not come to that place.
+        let record = stage.record();
+        // One that was killed before its first entry is begun anew, as the second or third.
+        if record["outcome"] != self.outcome {
+            return Err(format!(
+                "it ended as {} at {}: {}",
+                record["outcome"],
+                record["state"],
+                text(&last)
+            ));
+        }
+        if stage.running() != set(&[self.running]) {
+            return Err(format!("{:?} run, not {}", stage.running(), self.running));
+        }
+        let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if self.exactly_once {
+                stage.check_exactly_once();
+            } else {
+                stage.check_sink();
+            }
+        }));
+        check.map_err(|panic| {
+            panic
+                .downcast_ref::<String>()
+                .cloned()
+                .unwrap_or_else(|| "the sink is not as it should be".to_owned())
+        })
+    }
+}
+
+/// `rollout start`, ended by force after a while; `before` runs it.
+fn bounded(stage: &Stage, before: &[&str]) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args(["-s", "KILL", &PATIENCE.as_secs().to_string()])
+        .args(before)
+        .arg(env!("CARGO_BIN_EXE_stepdown"))
+        .args(["rollout", "start", "clicks", "--version", "2"])
+        .env("STEPDOWN_CONFIG", stage.path("stepdown.toml"))
+        .env_remove("STEPDOWN_CONTROL");
+    command
+}
+
+fn resume(stage: &Stage, other_host: bool) -> std::io::Result<Output> {
+    // The same files, another name of the host: nothing is known of the other's processes.
+    let elsewhere = [
+        "unshare",
+        "--uts",
+        "sh",
+        "-c",
+        "hostname elsewhere && exec \"$@\"",
+        "sh",
+    ];
+    bounded(stage, if other_host { &elsewhere } else { &[] }).output()
+}
+
+/// Runs the cases and says how many there were; panics with all that went wrong.
+fn run_cases(cases: Vec<(&'static Scenario, String, bool)>) -> usize {
+    let count = cases.len();
+    let queue = Mutex::new(cases.into_iter());
+    let wrong = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some((scenario, place, other_host)) = next else {
+                        return;
+                    };
+                    if let Err(why) = scenario.survive(&place, other_host) {
+                        let host = if other_host {
+                            ", gone on with elsewhere"
+                        } else {
+                            ""
+                        };
+                        let line = format!("{} killed at {place}{host}: {why}", scenario.name);
+                        wrong.lock().unwrap().push(line);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(
+        wrong.is_empty(),
+        "{} of {count}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    count
+}
+
+/// All cases: every place of every scenario; every second one is gone on with elsewhere.
+fn all_cases() -> Vec<(&'static Scenario, String, bool)> {
+    let of = |scenario: &'static Scenario| {
+        let places = scenario.places();
+        assert!(places.len() > 15, "{}: {places:?}", scenario.name);
+        places
+            .into_iter()
+            .enumerate()
+            .map(move |(at, place)| (scenario, place, at % 2 == 1))
+    };
+    SCENARIOS.iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_rollout_that_was_killed_is_gone_on_with() {
+    let cases: Vec<_> = all_cases().into_iter().step_by(SAMPLE).collect();
+    let count = run_cases(cases);
+    println!("{count} places of the crash matrix");
+}
+
+/// Counts of the whole matrix, in the table of `docs/soak.md`.
+#[test]
+#[ignore = "a long count: make soak"]
+fn soak_of_the_crash_matrix() {
+    let begun = Instant::now();
+    let cases = all_cases();
+    let mut rows = Vec::new();
+    for scenario in SCENARIOS {
+        let of: Vec<_> = cases
+            .iter()
+            .filter(|case| case.0.name == scenario.name)
+            .cloned()
+            .collect();
+        let elsewhere = of.iter().filter(|case| case.2).count();
+        let count = run_cases(of);
+        rows.push((scenario, count, elsewhere));
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let date = jiff::Zoned::now().date();
+    let mut table = String::new();
+    for (scenario, count, elsewhere) in rows {
+        table.push_str(&format!(
+            "| {date} | {cores} cores | {} | {count} | {elsewhere} | {} | 0 |\n",
+            scenario.name, scenario.outcome
+        ));
+    }
+    println!("{table}in {} s", begun.elapsed().as_secs());
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/soak.md");
+    let text = fs::read_to_string(file).unwrap();
+    let end = "<!-- end of rollouts -->";
+    assert!(text.contains(end), "docs/soak.md has no place for it");
+    fs::write(file, text.replace(end, &format!("{table}{end}"))).unwrap();
+}
