@@ -109,7 +109,9 @@ impl DriverStatus {
         let can_drain = kit.can_drain != Some(false);
         if !can_drain {
             let missing = kit.missing.as_deref().unwrap_or("it does not say what");
-            head.push_str(&format!(", CANNOT DRAIN, this Spark lacks something: {missing}"));
+            head.push_str(&format!(
+                ", CANNOT DRAIN, this Spark lacks something: {missing}"
+            ));
         }
         match self.heartbeat_age_seconds {
             Some(age) => head.push_str(&format!(", heartbeat {age:.0} s ago")),
@@ -502,10 +504,7 @@ async fn observe_stop(
     let under_way = StopStatus {
         stop_id,
         step,
-        since: record
-            .asked_at
-            .or(record.waiting_at)
-            .or(record.latched_at),
+        since: record.asked_at.or(record.waiting_at).or(record.latched_at),
         generation: holder.map(|(generation, _)| generation),
     };
     (armed, Some(under_way))
