@@ -340,15 +340,11 @@ const SETS: [Set; 7] = [
 #[test]
 fn drivers_that_know_nothing_are_stopped_between_two_batches() -> Result<()> {
     // Not at once: on two cores the batches of two drivers would leave no gaps.
-    for at in 0..2 {
-        let found = trial(at, 0).with_context(|| format!("{:?}", SETS[at]))?;
-        assert_eq!(
-            found.asked.as_deref(),
-            Some("in-gap"),
-            "{:?} {found:?}",
-            SETS[at]
-        );
-        assert_eq!(found.verdict, "clean", "{:?} {found:?}", SETS[at]);
+    for (at, set) in SETS.iter().enumerate().take(2) {
+        let found = trial(at, 0).with_context(|| format!("{set:?}"))?;
+        let told = format!("{set:?} {found:?}");
+        assert_eq!(found.asked.as_deref(), Some("in-gap"), "{told}");
+        assert_eq!(found.verdict, "clean", "{told}");
     }
     Ok(())
 }
