@@ -101,6 +101,7 @@ pub enum Moment {
 
 /// All that a decision sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is seen by itself")]
 pub struct Situation {
     /// What is on the storage.
     pub steps: Steps,

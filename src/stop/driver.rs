@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_kit_that_lives_and_can_drain_is_left_to_it() {
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_mins(2);
         let way = |phase, can_drain, silence| {
             way_of(phase, &kit(can_drain), Duration::from_secs(silence), limit)
         };

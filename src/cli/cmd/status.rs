@@ -95,28 +95,36 @@ struct DriverStatus {
 impl DriverStatus {
     fn lines(&self) -> (Vec<String>, Tone) {
         let kit = &self.kit;
-        let mut head = format!("driver kit {}", kit.kit_version);
-        if let Some(spark) = &kit.spark_version {
-            head.push_str(&format!(", Spark {spark}"));
-        }
-        if let Some(application) = &kit.application_id {
-            head.push_str(&format!(", {application}"));
-        }
-        head.push_str(&format!(": {}", self.phase.as_str()));
-        if let Some(reason) = &kit.drain_reason {
-            head.push_str(&format!(" ({reason})"));
-        }
         let can_drain = kit.can_drain != Some(false);
-        if !can_drain {
+        let spark = kit
+            .spark_version
+            .as_ref()
+            .map(|spark| format!("Spark {spark}"));
+        let who = [
+            Some(kit.kit_version.clone()),
+            spark,
+            kit.application_id.clone(),
+        ];
+        let who: Vec<String> = who.into_iter().flatten().collect();
+        let reason = kit
+            .drain_reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(" ({reason})"));
+        let lacks = if can_drain {
+            String::new()
+        } else {
             let missing = kit.missing.as_deref().unwrap_or("it does not say what");
-            head.push_str(&format!(
-                ", CANNOT DRAIN, this Spark lacks something: {missing}"
-            ));
-        }
-        match self.heartbeat_age_seconds {
-            Some(age) => head.push_str(&format!(", heartbeat {age:.0} s ago")),
-            None => head.push_str(", no heartbeat"),
-        }
+            format!(", CANNOT DRAIN, this Spark lacks something: {missing}")
+        };
+        let heartbeat = self.heartbeat_age_seconds.map_or_else(
+            || "no heartbeat".to_owned(),
+            |age| format!("heartbeat {age:.0} s ago"),
+        );
+        let head = format!(
+            "driver kit {}: {}{reason}{lacks}, {heartbeat}",
+            who.join(", "),
+            self.phase.as_str()
+        );
         let tone = if can_drain { Tone::Plain } else { Tone::Bad };
         let queries = kit.queries.iter().map(|query| {
             let name = query.name.as_deref().unwrap_or(&query.id);
