@@ -23,8 +23,10 @@ printf 'Implementation-Title: stepdown driver kit\nImplementation-Version: %s\nI
 jar --create --file "$jar" --manifest "$out/manifest" -C "$classes" io
 
 # What the tests put beside it.
-rm -rf "$out/test-classes"
-mkdir -p "$out/test-classes"
-javac --release 8 -Xlint:-options -cp "$classes:$spark/pyspark/jars/*" -d "$out/test-classes" \
-    driver/tests/java/io/stepdown/*.java
+for tests in java java-missing; do
+    rm -rf "$out/test-$tests"
+    mkdir -p "$out/test-$tests"
+    find "driver/tests/$tests" -name '*.java' -exec \
+        javac --release 8 -Xlint:-options -cp "$classes:$spark/pyspark/jars/*" -d "$out/test-$tests" {} +
+done
 echo "$jar"

@@ -75,6 +75,15 @@ def a_main_that_polls_is_active_and_stops_the_context(home):
 
 
 @case
+def a_main_that_returns_while_its_query_runs(home):
+    with Job(home, args=["--sink", "noop", "--main", "none"]) as job:
+        code = job.await_end()
+        check(code == 0, f"exit code {code}")
+        check(job.log_has("draining: the JVM was told to shut down"), "it was not drained")
+        job.check_clean()
+
+
+@case
 def a_main_that_loops_on_start(home):
     conf = {"spark.stepdown.end-loop-after": "2s"}
     with Job(home, args=["--batch-seconds", 2, "--main", "loop"], conf=conf) as job:
@@ -363,6 +372,25 @@ def a_wrong_setting_refuses_to_start(home):
         check(job.log_has("spark.stepdown.makrer: it is not known"), "no word of it in the log")
 
 
+@only("3.5.9")
+def a_spark_that_lacks_a_private_part_is_not_drained(home):
+    """The status says so at the start; the job runs as without the kit."""
+    conf = {"spark.stepdown.status-interval": "50ms"}
+    classes = [ROOT / "target/driver/test-java-missing"]
+    with Job(home, args=["--batch-seconds", 0.2], conf=conf, classes=classes) as job:
+        batch = job.await_batch(1)
+        status = wait_until(60, "armed", lambda: job.status().get("armed") and job.status())
+        check(status["can_drain"] is False, "it says that it can drain")
+        check("getLatestExecutionContext" in status["missing"], f"missing: {status['missing']}")
+        check(job.log_has("lacks what a drain needs"), "no word of it in the log")
+        job.marker.unlink()
+        wait_until(60, "seen missing", lambda: job.status().get("sighting") == "absent")
+        job.await_batch(batch + 3)
+        check(job.status()["phase"] == "running", f"phase {job.status()['phase']}")
+        os.kill(job.java_pid(), signal.SIGTERM)
+        check(job.await_end() in (143, -15), "exit code")
+
+
 @case
 def dstreams_stop_gracefully(home):
     with Job(home, script="dstreams_job.py") as job:
@@ -561,7 +589,7 @@ def trials(home, *args, seconds):
     """What `trials.py` counted."""
     # Not by the plugin: its drain happens once. With the JVM as it is in production.
     conf = {"spark.plugins": "", "spark.driver.extraJavaOptions": "-XX:+UseSerialGC"}
-    tests = [ROOT / "target/driver/test-classes"]
+    tests = [ROOT / "target/driver/test-java"]
     with Job(home, script="trials.py", args=args, conf=conf, classes=tests) as job:
         check(job.await_end(seconds) == 0, "the trials did not end well")
         return json.loads((job.dir / "trials.json").read_text())

@@ -226,7 +226,8 @@ final class DriverKit implements DriverPlugin {
             requestDrain("the marker " + Storage.show(settings.marker) + " is gone");
         }
         tellMarker();
-        if (phase == Phase.STARTING && isActive()) {
+        // Where queries cannot be seen, it is taken to run.
+        if (phase == Phase.STARTING && (spark == null || isActive())) {
             enter(Phase.RUNNING);
         }
         writeStatus();
