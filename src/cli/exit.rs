@@ -262,9 +262,9 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
     }
     if let Some(error) = cause.downcast_ref::<RolloutError>() {
         return match error {
-            RolloutError::Document(error) => Some(error),
+            RolloutError::Document(error)
+            | RolloutError::Journal(JournalError::Document(error)) => Some(error),
             RolloutError::Lease(error) => Some(error),
-            RolloutError::Journal(JournalError::Document(error)) => Some(error),
             RolloutError::Backend(error) => Some(error),
             RolloutError::Engine(error) => Some(error),
             RolloutError::Journal(JournalError::Overtaken { .. })

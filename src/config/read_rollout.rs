@@ -16,6 +16,10 @@ fn positive(value: &Duration) -> Result<(), &'static str> {
     Ok(())
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "as `Section::checked` calls it"
+)]
 fn at_least_once(value: &u32) -> Result<(), &'static str> {
     if *value == 0 {
         Err("1 or more")

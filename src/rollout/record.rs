@@ -62,7 +62,7 @@ pub struct Base {
     pub committed: Option<BatchId>,
 }
 
-/// The time without output, by the storage's clock.
+/// The time without output. Commits are by the storage's clock, the rest by that of the host that saw it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// The old job's last commit, over all queries.
@@ -83,7 +83,7 @@ impl Gap {
         Some(to.duration_since(from).as_secs_f64())
     }
 
-    /// stepdown's own part: from the old job's end to the go.
+    /// stepdown's own part: from the old job's end to the go, both by the clocks of those who saw them.
     pub fn own_seconds(&self) -> Option<f64> {
         let (from, to) = (self.old_ended_at?, self.go_at?);
         Some(to.duration_since(from).as_secs_f64())

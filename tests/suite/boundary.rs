@@ -26,7 +26,7 @@ struct Streaming {
     place: Place,
     job: Job,
     queries: Vec<Batches>,
-    _bare: Option<BareJob>,
+    bare: Option<BareJob>,
 }
 
 /// When the job with these notes has been asked for so long that it plans nothing more.
@@ -64,7 +64,7 @@ impl Streaming {
             place,
             job,
             queries,
-            _bare: None,
+            bare: None,
         })
     }
 
@@ -72,7 +72,7 @@ impl Streaming {
         let bare = self.job.start(&["drain=0.2"])?;
         self.place.write_pid("clicks", bare.pid())?;
         self.place.touch("clicks")?;
-        self._bare = Some(bare);
+        self.bare = Some(bare);
         Ok(())
     }
 

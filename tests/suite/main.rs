@@ -41,6 +41,7 @@ mod races;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
 mod rollout_crashes;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod run_asks;

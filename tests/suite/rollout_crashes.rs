@@ -290,10 +290,11 @@ fn soak_of_the_crash_matrix() {
     let date = jiff::Zoned::now().date();
     let mut table = String::new();
     for (scenario, count, elsewhere) in rows {
-        table.push_str(&format!(
-            "| {date} | {cores} cores | {} | {count} | {elsewhere} | {} | 0 |\n",
-            scenario.name, scenario.outcome
-        ));
+        let (name, outcome) = (scenario.name, scenario.outcome);
+        let row =
+            format!("| {date} | {cores} cores | {name} | {count} | {elsewhere} | {outcome} | 0 |");
+        table.push_str(&row);
+        table.push('\n');
     }
     println!("{table}in {} s", begun.elapsed().as_secs());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/soak.md");

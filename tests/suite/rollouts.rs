@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The deadline of everything that is waited for here.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A control directory, a job with two slots, a sink.
 pub(crate) struct Stage {
@@ -79,7 +79,7 @@ drain-interval = "50ms"
 attempt-interval = "300ms"
 confirm-spacing = "20ms"
 lease-ttl = "2s"
-call-timeout = "1s"
+call-timeout = "20s"
 [jobs.clicks.stop]
 backend = "driver"
 [jobs.clicks.slots.blue]
@@ -132,6 +132,7 @@ gate-commits = 2
 
     pub(crate) fn record(&self) -> Value {
         let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
+        assert!(output.status.success(), "{}", text(&output));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
             panic!(

@@ -13,6 +13,7 @@ use super::gate::GateTask;
 use super::sides::{look_at_batches, look_at_slot, own_batches, receipt_of};
 use super::start::Start;
 use super::{RolloutPlan, RolloutSlot};
+use crate::checkpoint::copy::Place;
 use crate::checkpoint::progress::Progress;
 use crate::control::{Prepared, Saved, prepare_new, publish_new};
 use crate::daemon::Daemon;
@@ -55,7 +56,7 @@ fn failed(error: &dyn std::error::Error) -> ActError {
 
 impl RolloutHands {
     /// Hands that have not begun anything.
-    pub fn new(daemon: Daemon, plan: RolloutPlan, shutdown: CancellationToken) -> Self {
+    pub fn new(daemon: Daemon, plan: RolloutPlan, shutdown: &CancellationToken) -> Self {
         let changed = Arc::new(Notify::new());
         let copyist = daemon.copyist(plan.lease_ttl);
         Self {
@@ -239,9 +240,8 @@ impl RolloutHands {
         let backend = peer.planned.backend.as_ref();
         match backend.find_attempt().await {
             Ok(Some(attempt)) => match backend.observe(&attempt, Freshness::Now).await {
-                Observation::Running => Life::Running,
+                Observation::Running | Observation::Restarted { .. } => Life::Running,
                 Observation::Stopping | Observation::Stopped { .. } => Life::Over,
-                Observation::Restarted { .. } => Life::Running,
                 Observation::Unknown { .. } => Life::Unknown,
             },
             Ok(None) => Life::NotThere,
@@ -267,7 +267,7 @@ impl RolloutHands {
             })?,
             job: self.plan.job.clone(),
             slot: record.new,
-            checkpoints: of.checkpoints.iter().map(|place| place.uri()).collect(),
+            checkpoints: of.checkpoints.iter().map(Place::uri).collect(),
         })
     }
 
@@ -483,12 +483,16 @@ impl Hands for RolloutHands {
                 }
             }
             Act::CancelStart => {
-                self.start
-                    .cancel(record.start_process.as_ref(), self.cancels > 0);
+                Start::cancel(record.start_process.as_ref(), self.cancels > 0);
                 self.cancels += 1;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            Act::Go => self.write_go(&record).await?,
+            Act::Go => {
+                self.write_go(&record).await?;
+                // The file may be older: it was written ahead.
+                let gap = &mut desk.record.gap;
+                gap.go_at = gap.go_at.or(Some(jiff::Timestamp::now()));
+            }
             Act::DropNew => self.drop_new(&record).await?,
         }
         Ok(())
@@ -532,12 +536,6 @@ impl Hands for RolloutHands {
                 .iter()
                 .filter_map(|proof| proof.committed_at)
                 .max();
-        }
-        let path = go_path(&self.plan.control, &self.plan.job, record.new);
-        if record.gap.go_at.is_none()
-            && let Ok(stat) = self.plan.control.storage().stat(&path).await
-        {
-            record.gap.go_at = Some(stat.modified_at);
         }
         if record.gap.new_committed_at.is_none() {
             record.gap.new_committed_at = self.first_commit(record).await;

@@ -79,9 +79,8 @@ impl RolloutHookPrograms {
 }
 
 fn command(name: &str, argv: &[String], record: &Record, why: &str) -> Command {
-    let (program, arguments) = argv
-        .split_first()
-        .map_or(("", &argv[..0]), |(p, a)| (p.as_str(), a));
+    let program = argv.first().map_or("", String::as_str);
+    let arguments = argv.get(1..).unwrap_or_default();
     let mut command = Command::new(program);
     command
         .args(arguments)

@@ -373,7 +373,7 @@ impl RolloutPlan {
         shutdown: CancellationToken,
     ) -> Result<(Ending, Record), RolloutError> {
         let (journal, record) = begun;
-        let mut hands = RolloutHands::new(daemon.clone(), self.clone(), shutdown.clone());
+        let mut hands = RolloutHands::new(daemon.clone(), self.clone(), &shutdown);
         let mut policy = self.policy;
         policy.has_start = self
             .slots

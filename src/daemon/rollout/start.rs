@@ -114,7 +114,7 @@ impl Start {
 
     /// Ends a start command that runs, with all that it started: SIGTERM, and SIGKILL when it is asked
     /// for again.
-    pub(super) fn cancel(&mut self, process: Option<&AttemptId>, again: bool) {
+    pub(super) fn cancel(process: Option<&AttemptId>, again: bool) {
         let Some(process) = process else {
             return;
         };

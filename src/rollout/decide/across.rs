@@ -137,38 +137,8 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
             wait("it cannot be told whether the old job is gone")
         };
     }
-    // An operator's stop of y: it is over with it, and nothing is recovered against it.
-    if case.operator_stops_new() {
-        return match (seen.new.life.is_gone(), seen.own_plan) {
-            (true, _) => Decision::new(
-                Next::End(Outcome::StoppedByOperator),
-                "an operator stopped the new job",
-            ),
-            (false, _) if late => enter(
-                State::NeedsHuman,
-                "an operator stops the new job, and it does not end",
-            ),
-            (false, _) => wait("an operator stops the new job"),
-        };
-    }
-    if record.abort_asked || late {
-        let why = if late {
-            "the new job planned nothing in time"
-        } else {
-            "an operator asked to go back"
-        };
-        return match seen.own_plan {
-            Known::No if record.old.is_some() => enter(State::RecoverOld, why),
-            Known::No if record.abort_asked => enter(State::Aborting, why),
-            Known::No => Decision::alarmed(Next::Wait, why),
-            Known::Unknown if late => enter(
-                State::NeedsHuman,
-                "it cannot be told whether the new job planned a batch",
-            ),
-            Known::Yes | Known::Unknown => {
-                wait("it cannot be told whether the new job planned a batch")
-            }
-        };
+    if let Some(back) = cutover_ends(case, late) {
+        return back;
     }
     if record.holds() {
         return match seen.new.life {
@@ -204,6 +174,45 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
             wait("the new job has not planned a batch yet")
         }
     }
+}
+
+/// An operator's stop of y, an abort, or the deadline.
+fn cutover_ends(case: Case<'_>, late: bool) -> Option<Decision> {
+    let Case { record, seen, .. } = case;
+    // An operator's stop of y: it is over with it, and nothing is recovered against it.
+    if case.operator_stops_new() {
+        return Some(match (seen.new.life.is_gone(), seen.own_plan) {
+            (true, _) => Decision::new(
+                Next::End(Outcome::StoppedByOperator),
+                "an operator stopped the new job",
+            ),
+            (false, _) if late => enter(
+                State::NeedsHuman,
+                "an operator stops the new job, and it does not end",
+            ),
+            (false, _) => wait("an operator stops the new job"),
+        });
+    }
+    if record.abort_asked || late {
+        let why = if late {
+            "the new job planned nothing in time"
+        } else {
+            "an operator asked to go back"
+        };
+        return Some(match seen.own_plan {
+            Known::No if record.old.is_some() => enter(State::RecoverOld, why),
+            Known::No if record.abort_asked => enter(State::Aborting, why),
+            Known::No => Decision::alarmed(Next::Wait, why),
+            Known::Unknown if late => enter(
+                State::NeedsHuman,
+                "it cannot be told whether the new job planned a batch",
+            ),
+            Known::Yes | Known::Unknown => {
+                wait("it cannot be told whether the new job planned a batch")
+            }
+        });
+    }
+    None
 }
 
 /// What comes after an end of y in cutover.

@@ -31,12 +31,11 @@ fn end_new(case: Case<'_>, late: bool) -> Option<Decision> {
         ));
     }
     match seen.new.life {
-        Life::NotThere => None,
         // Without its receipt another one may still be about to write what it left.
         Life::Over if record.new_attempt.is_some() && !seen.new.stop.is_confirmed() && !late => {
             Some(wait("the new job ended; its receipt is awaited"))
         }
-        Life::Over => None,
+        Life::NotThere | Life::Over => None,
         Life::Unknown if late => Some(enter(
             State::NeedsHuman,
             "it cannot be told whether the new job is gone",

@@ -53,6 +53,7 @@ pub enum GateOverdue {
 
 /// What the configuration says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct Policy {
     /// How long each state may last.
     pub deadlines: Deadlines,
@@ -182,14 +183,13 @@ impl Case<'_> {
 pub fn deadline_of(state: State, deadlines: &Deadlines) -> Option<Duration> {
     Some(match state {
         State::Preparing => deadlines.prepare,
-        State::Starting => deadlines.start,
+        State::Starting | State::RecoverOld => deadlines.start,
         State::Held | State::Shadow => deadlines.gate,
         State::Stopping => deadlines.drain,
         State::Stopped => deadlines.copy,
         State::Cutover => deadlines.cutover,
         State::Proving => deadlines.prove,
         State::Aborting => deadlines.abort,
-        State::RecoverOld => deadlines.start,
         State::NeedsHuman | State::Ended => return None,
     })
 }

@@ -88,6 +88,7 @@ pub(in crate::rollout) fn record_of(new: Slot) -> Record {
 
 /// One job of the world.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 struct Job {
     /// How often it was started.
     attempts: u32,
@@ -112,6 +113,7 @@ enum Stop {
     Died,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 struct World {
     x: Job,
     y: Job,
@@ -295,8 +297,7 @@ impl World {
                 self.check(!self.y.runs, "prepares a slot in which something runs");
                 self.y.marker = true;
             }
-            Act::Sync => self.copy = Copying::Busy,
-            Act::CopyCommitted => self.copy = Copying::Busy,
+            Act::Sync | Act::CopyCommitted => self.copy = Copying::Busy,
             Act::StartNew => {
                 self.check(!self.y.starting && !self.y.runs, "starts the new job twice");
                 self.check(
@@ -660,13 +661,13 @@ fn live_through(seed: u64) -> (State, Option<Outcome>, BTreeMap<Act, u64>) {
 
 #[test]
 fn the_never_list_holds_over_a_hundred_thousand_histories() {
-    let threads = 2;
+    let threads = 2_u64;
     let workers: Vec<_> = (0..threads)
         .map(|worker| {
             std::thread::spawn(move || {
                 let mut ends: BTreeMap<String, u64> = BTreeMap::new();
                 let mut acts: BTreeMap<Act, u64> = BTreeMap::new();
-                for seed in (worker..HISTORIES).step_by(threads as usize) {
+                for seed in (worker..HISTORIES).step_by(usize::try_from(threads).unwrap()) {
                     let (state, outcome, done) = live_through(seed);
                     let end =
                         outcome.map_or_else(|| state.to_string(), |outcome| outcome.to_string());

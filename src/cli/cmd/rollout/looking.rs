@@ -82,57 +82,64 @@ impl Report for StatusReport {
         let tone = match record.state {
             State::NeedsHuman => Tone::Bad,
             State::Aborting | State::RecoverOld => Tone::Warn,
-            _ => Tone::Good,
+            State::Preparing
+            | State::Starting
+            | State::Held
+            | State::Shadow
+            | State::Stopping
+            | State::Stopped
+            | State::Cutover
+            | State::Proving
+            | State::Ended => Tone::Good,
         };
         let slot = |slot: Option<Slot>| slot.map_or("nothing", Slot::as_str);
-        let mut text = format!(
-            "{} {} by {}: {} to {}\n  {}: {}",
-            record.job,
-            record.rollout_id,
-            record.strategy,
-            slot(record.old),
-            record.new,
-            look.paint(tone, &what),
-            record.reason
-        );
-        text.push_str(&format!(
-            "\n  batch: {} {}, {} {}",
+        let mut lines = vec![
+            format!(
+                "{} {} by {}: {} to {}",
+                record.job,
+                record.rollout_id,
+                record.strategy,
+                slot(record.old),
+                record.new
+            ),
+            format!("{}: {}", look.paint(tone, &what), record.reason),
+        ];
+        let behind = self
+            .lag_batches
+            .map_or_else(String::new, |lag| format!("; {lag} behind"));
+        lines.push(format!(
+            "batch: {} {}, {} {}{behind}",
             slot(record.old),
             batches(self.old.as_ref()),
             record.new,
             batches(self.new.as_ref())
         ));
-        if let Some(lag) = self.lag_batches {
-            text.push_str(&format!("; {lag} behind"));
-        }
         match (record.gap.seconds(), self.gap_seconds) {
-            (Some(seconds), _) => text.push_str(&format!("\n  gap: {}", gap_text(seconds))),
-            (None, Some(seconds)) => text.push_str(&format!("\n  gap: {seconds:.0} s so far")),
+            (Some(seconds), _) => lines.push(format!("gap: {}", gap_text(seconds))),
+            (None, Some(seconds)) => lines.push(format!("gap: {seconds:.0} s so far")),
             (None, None) => {}
         }
         if let Some(seconds) = self.deadline_seconds {
-            text.push_str(&match u64::try_from(seconds) {
-                Ok(left) => format!(
-                    "\n  deadline: in {}",
-                    duration::format(std::time::Duration::from_secs(left))
-                ),
-                Err(_) => look.paint(Tone::Bad, "\n  deadline: passed"),
+            lines.push(match u64::try_from(seconds) {
+                Ok(left) => {
+                    let left = duration::format(std::time::Duration::from_secs(left));
+                    format!("deadline: in {left}")
+                }
+                Err(_) => look.paint(Tone::Bad, "deadline: passed"),
             });
         }
-        let mut flags = Vec::new();
-        for (set, word) in [
+        let flags: Vec<&str> = [
             (record.promoted, "promoted"),
             (record.on_hold, "on hold"),
             (record.abort_asked, "abort asked"),
-        ] {
-            if set {
-                flags.push(word);
-            }
-        }
+        ]
+        .into_iter()
+        .filter_map(|(set, word)| set.then_some(word))
+        .collect();
         if !flags.is_empty() {
-            text.push_str(&format!("\n  asked: {}", flags.join(", ")));
+            lines.push(format!("asked: {}", flags.join(", ")));
         }
-        text
+        lines.join("\n  ")
     }
 }
 

@@ -54,13 +54,11 @@ pub(super) async fn steer(
         Err(error) => return Err(error.into()),
     };
     let daemon = app.daemon()?;
-    match plan.find_unfinished().await? {
-        Some(begun) => drive(plan, &daemon, seat, begun, context).await,
-        None => {
-            plan.leave(seat).await;
-            Ok(Exit::Ok.into())
-        }
+    if let Some(begun) = plan.find_unfinished().await? {
+        return drive(plan, &daemon, seat, begun, context).await;
     }
+    plan.leave(seat).await;
+    Ok(Exit::Ok.into())
 }
 
 /// What cannot be done in the state that the rollout is in is told at once.
@@ -95,29 +93,25 @@ struct Loss {
 
 impl Report for Loss {
     fn text(&self, _look: Look) -> String {
-        let mut text = format!(
+        let show = |offset: &Option<String>| offset.clone().unwrap_or_else(|| "-".to_owned());
+        let mut lines = vec![format!(
             "{} would start on {}, which is behind {}:",
             self.job, self.old_checkpoint, self.new_checkpoint
-        );
-        for range in &self.difference.committed_offsets {
-            let show = |offset: &Option<String>| offset.clone().unwrap_or_else(|| "-".to_owned());
-            text.push_str(&format!(
-                "\n  {} {}: {} to {}",
-                range.source,
-                range.partition,
-                show(&range.offset.a),
-                show(&range.offset.b)
-            ));
-        }
+        )];
+        lines.extend(self.difference.committed_offsets.iter().map(|range| {
+            let (from, to) = (show(&range.offset.a), show(&range.offset.b));
+            format!("  {} {}: {from} to {to}", range.source, range.partition)
+        }));
         if self.difference.committed_offsets.is_empty() {
-            text.push_str("\n  no offsets differ");
+            lines.push("  no offsets differ".to_owned());
         }
-        text.push_str(
-            "\nThat range is read again. Sinks that know a batch by its id (Delta, the file sink, \
+        lines.push(
+            "That range is read again. Sinks that know a batch by its id (Delta, the file sink, \
              foreachBatch with stored ids) skip batches of the same id, so their rows are missing; all \
-             others get the rows a second time.",
+             others get the rows a second time."
+                .to_owned(),
         );
-        text
+        lines.join("\n")
     }
 }
 

@@ -132,7 +132,9 @@ pub(super) fn steps_of(record: &Record, plan: &RolloutPlan) -> Vec<Step> {
     }
     let mut proof = "wait for the first commit of its own".to_owned();
     if let Some(gate) = &plan.post_gate.argv {
-        proof.push_str(&format!(", then for {} to pass", gate.join(" ")));
+        proof += ", then for ";
+        proof += &gate.join(" ");
+        proof += " to pass";
     }
     steps.push(step(State::Proving, None, proof));
     for slot in &record.then {
@@ -164,11 +166,11 @@ pub(super) fn entered_text(record: &Record, look: Look) -> String {
         record.reason
     );
     if let (Some(_), Some(seconds)) = (record.outcome, record.gap.seconds()) {
-        text.push_str(&format!("; gap {}", gap_text(seconds)));
+        text += "; gap ";
+        text += &gap_text(seconds);
         if let Some(own) = record.gap.own_seconds() {
-            text.push_str(&format!(
-                " ({own:.2} s of it between the old job's end and the go)"
-            ));
+            let own = format!(" ({own:.2} s of it between the old job's end and the go)");
+            text += &own;
         }
     }
     text
