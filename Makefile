@@ -45,6 +45,7 @@ lint:
 # The generated pages: configuration, command line, exit codes, man pages, help texts.
 docs:
 	STEPDOWN_UPDATE_DOCS=1 INSTA_UPDATE=always $(CARGO) test $(TEST_FLAGS) --test suite -- docs_current help_of_every_command
+	STEPDOWN_UPDATE_DOCS=1 $(CARGO) test $(TEST_FLAGS) --lib -- rollout::decide
 
 install:
 	$(CARGO) build --locked --release

@@ -1,7 +1,7 @@
 //! Random histories: worlds in which jobs die, platforms restart them, operators remove markers, storages
 //! say nothing, and stepdown is killed between any two steps. The "Never" list is what is checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -134,6 +134,7 @@ struct World {
     policy: Policy,
     ended_with_alarm: bool,
     acts: BTreeMap<Act, u64>,
+    ways: BTreeSet<(State, String)>,
 }
 
 impl World {
@@ -192,6 +193,7 @@ impl World {
             policy,
             ended_with_alarm: false,
             acts: BTreeMap::new(),
+            ways: BTreeSet::new(),
         }
     }
 
@@ -391,6 +393,7 @@ impl World {
             Next::Enter(state) => {
                 self.say(format!("{} -> {state}: {}", record.state, decision.why));
                 self.check(state != record.state, "enters the state it is in");
+                self.ways.insert((record.state, state.to_string()));
                 record.enter(state, now, &decision.why);
                 self.saved = record;
                 self.ended_with_alarm |= decision.alarm;
@@ -445,6 +448,7 @@ impl World {
             Next::End(outcome) => {
                 self.say(format!("ends: {outcome}, {}", decision.why));
                 self.check_outcome(&record, outcome);
+                self.ways.insert((record.state, format!("**{outcome}**")));
                 record.end(outcome, now, &decision.why);
                 self.saved = record;
             }
@@ -614,7 +618,7 @@ impl World {
 }
 
 /// One history: the random part, then a fair world in which it must come to rest.
-fn live_through(seed: u64) -> (State, Option<Outcome>, BTreeMap<Act, u64>) {
+fn live_through(seed: u64) -> (World, Option<Outcome>) {
     let mut world = World::new(seed);
     let begin = format!(
         "{} {:?} to {}",
@@ -640,7 +644,8 @@ fn live_through(seed: u64) -> (State, Option<Outcome>, BTreeMap<Act, u64>) {
         world.ended_with_alarm = false;
         world.step(9);
         if world.saved.state == State::Ended {
-            return (State::Ended, world.saved.outcome, world.acts);
+            let outcome = world.saved.outcome;
+            return (world, outcome);
         }
         quiet = if before == (world.saved.state, world.saved.begun.len()) {
             quiet + 1
@@ -656,7 +661,53 @@ fn live_through(seed: u64) -> (State, Option<Outcome>, BTreeMap<Act, u64>) {
         || (matches!(world.saved.state, State::Held | State::Shadow) && !world.policy.auto_promote);
     let rests = world.ended_with_alarm || waits_for_person;
     world.check(rests, "comes to no end, and raises no alarm");
-    (world.saved.state, None, world.acts)
+    (world, None)
+}
+
+/// What many histories came to.
+#[derive(Default)]
+struct Count {
+    ends: BTreeMap<String, u64>,
+    acts: BTreeMap<Act, u64>,
+    ways: BTreeSet<(State, String)>,
+}
+
+impl Count {
+    fn add(&mut self, world: World, outcome: Option<Outcome>) {
+        let end = outcome.map_or_else(
+            || world.saved.state.to_string(),
+            |outcome| outcome.to_string(),
+        );
+        *self.ends.entry(end).or_default() += 1;
+        for (act, times) in world.acts {
+            *self.acts.entry(act).or_default() += times;
+        }
+        self.ways.extend(world.ways);
+    }
+
+    fn join(&mut self, other: Count) {
+        for (end, times) in other.ends {
+            *self.ends.entry(end).or_default() += times;
+        }
+        for (act, times) in other.acts {
+            *self.acts.entry(act).or_default() += times;
+        }
+        self.ways.extend(other.ways);
+    }
+
+    /// The ways as a table of the documentation.
+    fn table(&self) -> String {
+        let mut table = "| from | to |\n| --- | --- |\n".to_owned();
+        for state in State::ALL {
+            let from = self.ways.iter().filter(|(from, _)| *from == state);
+            let to: Vec<&str> = from.map(|(_, to)| to.as_str()).collect();
+            if !to.is_empty() {
+                let row = format!("| {state} | {} |\n", to.join(", "));
+                table.push_str(&row);
+            }
+        }
+        table
+    }
 }
 
 #[test]
@@ -665,34 +716,20 @@ fn the_never_list_holds_over_a_hundred_thousand_histories() {
     let workers: Vec<_> = (0..threads)
         .map(|worker| {
             std::thread::spawn(move || {
-                let mut ends: BTreeMap<String, u64> = BTreeMap::new();
-                let mut acts: BTreeMap<Act, u64> = BTreeMap::new();
+                let mut count = Count::default();
                 for seed in (worker..HISTORIES).step_by(usize::try_from(threads).unwrap()) {
-                    let (state, outcome, done) = live_through(seed);
-                    let end =
-                        outcome.map_or_else(|| state.to_string(), |outcome| outcome.to_string());
-                    *ends.entry(end).or_default() += 1;
-                    for (act, times) in done {
-                        *acts.entry(act).or_default() += times;
-                    }
+                    let (world, outcome) = live_through(seed);
+                    count.add(world, outcome);
                 }
-                (ends, acts)
+                count
             })
         })
         .collect();
-    let mut ends: BTreeMap<String, u64> = BTreeMap::new();
-    let mut acts: BTreeMap<Act, u64> = BTreeMap::new();
+    let mut count = Count::default();
     for worker in workers {
-        let (of_worker, done) = worker
-            .join()
-            .expect("a history broke a promise; its seed is in it");
-        for (end, times) in of_worker {
-            *ends.entry(end).or_default() += times;
-        }
-        for (act, times) in done {
-            *acts.entry(act).or_default() += times;
-        }
+        count.join(worker.join().expect("a history broke a promise: see above"));
     }
+    let Count { ends, acts, .. } = &count;
     println!("{HISTORIES} histories: {ends:?}; acts: {acts:?}");
     // Each way and each act has been seen often, or the histories prove little.
     for outcome in [
@@ -708,4 +745,19 @@ fn the_never_list_holds_over_a_hundred_thousand_histories() {
         let times = acts.get(&act).copied().unwrap_or(0);
         assert!(times > 100, "{act}: {times} of {acts:?}");
     }
+    check_picture(&count.table());
+}
+
+/// The table of ways in the documentation is the one that the histories took.
+fn check_picture(table: &str) {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rollouts.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let (head, rest) = text.split_once("<!-- generated: ways -->\n").unwrap();
+    let (found, tail) = rest.split_once("<!-- end -->").unwrap();
+    if std::env::var_os("STEPDOWN_UPDATE_DOCS").is_some() {
+        let text = format!("{head}<!-- generated: ways -->\n{table}<!-- end -->{tail}");
+        std::fs::write(file, text).unwrap();
+        return;
+    }
+    assert_eq!(found, table, "docs/rollouts.md is not current: make docs");
 }
