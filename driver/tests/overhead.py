@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Batch times with and without the driver kit, as a table in docs/driver.md.
 
-    overhead.py [--spark VERSION] [--rounds N] [--batches N]
+    overhead.py [--spark VERSION] [--rounds N] [--batches N] [--warm-up N]
 
 The ways take turns, so that what else the machine does falls on all of them.
 """
@@ -26,9 +26,9 @@ WAYS = {
 }
 
 
-def measure(home, conf, batches):
+def measure(home, conf, args):
     conf = conf | {"spark.driver.extraJavaOptions": "-XX:+UseSerialGC"}
-    with Job(home, script="overhead_job.py", args=[batches], conf=conf) as job:
+    with Job(home, script="overhead_job.py", args=[args.batches, args.warm_up], conf=conf) as job:
         check(job.await_end(1800) == 0, "it did not end well")
         return json.loads((job.dir / "overhead.json").read_text())
 
@@ -42,12 +42,13 @@ def main():
     parser.add_argument("--spark", choices=SPARKS, default=SPARKS[-1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--warm-up", type=int, default=100, help="batches that do not count")
     args = parser.parse_args()
     home = spark_home(args.spark)
     measured = {way: [] for way in WAYS}
     for _ in range(args.rounds):
         for way, conf in WAYS.items():
-            measured[way].append(measure(home, conf, args.batches))
+            measured[way].append(measure(home, conf, args))
             print(way, statistics.median(measured[way][-1]["batch_ms"]), "ms", flush=True)
     lines = ["| | batches | median of each round | 95 of 100 batches within | CPU of the kit's threads |",
              "| --- | --- | --- | --- | --- |"]

@@ -8,8 +8,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from queries import newest, start
 
-directory, batches = Path(sys.argv[1]), int(sys.argv[2])
-WARM_UP = 100
+directory, batches, warm_up = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 spark = SparkSession.builder.appName("clicks").getOrCreate()
 spark.sparkContext.setLogLevel("WARN")
 spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", str(batches))
@@ -23,10 +22,10 @@ def kit_cpu_seconds():
     return sum(threads.getThreadCpuTime(i.getThreadId()) for i in mine) / 1e9
 
 
-while newest(directory / "checkpoint-0/commits") < WARM_UP:
+while newest(directory / "checkpoint-0/commits") < warm_up:
     time.sleep(0.1)
 before, begun = kit_cpu_seconds(), time.monotonic()
-while newest(directory / "checkpoint-0/commits") < WARM_UP + batches:
+while newest(directory / "checkpoint-0/commits") < warm_up + batches:
     time.sleep(0.1)
 result = {
     "batch_ms": [p["durationMs"]["triggerExecution"] for p in map(dict, query.recentProgress)],
