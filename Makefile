@@ -35,7 +35,7 @@ soak:
 # On a quiet machine; writes the tables of docs/benchmarks.md. rclone and b3sum are measured where they are.
 bench:
 	tests/setup.sh
-	STEPDOWN_UPDATE_DOCS=1 $(CARGO) bench --locked
+	STEPDOWN_UPDATE_DOCS=1 $(CARGO) bench --locked --bench speed
 
 lint:
 	$(CARGO) fmt --check

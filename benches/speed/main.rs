@@ -1,6 +1,6 @@
 //! How fast stepdown is and how much it takes, against what it has to reach.
 //!
-//! `make bench` runs all of it and writes the tables of docs/benchmarks.md; `cargo bench -- idle-local`
+//! `make bench` runs all of it and writes the tables of docs/benchmarks.md; `cargo bench --bench speed -- idle-local`
 //! runs what is named and writes nothing. Quiet machines only: what is measured is wall time and CPU
 //! time of real processes. Nothing here is a test.
 

@@ -1,8 +1,7 @@
-//! `commits/<batch>`.
 #![no_main]
 
-use stepdown::checkpoint::log::CommitLog;
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|content: &[u8]| {
-    let _ = CommitLog::parse(content);
-});
+libfuzzer_sys::fuzz_target!(|content: &[u8]| properties::commit_log(content));

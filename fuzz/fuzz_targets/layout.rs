@@ -1,10 +1,7 @@
-//! Paths below a checkpoint, and offsets of sources.
 #![no_main]
 
-use stepdown::checkpoint::layout::classify;
-use stepdown::checkpoint::log::SourceOffset;
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|text: &str| {
-    let _ = classify(text);
-    let _ = SourceOffset::parse(text).kind();
-});
+libfuzzer_sys::fuzz_target!(|text: &str| properties::layout(text));

@@ -1,23 +1,7 @@
-//! Deltas and snapshots: the block stream and the records inside.
 #![no_main]
 
-use stepdown::checkpoint::state_store::lz4::{BlockStream, Examine};
-use stepdown::checkpoint::state_store::payload::{PayloadKind, PayloadScan};
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|content: &[u8]| {
-    let mut frames = BlockStream::new(Examine::Frames);
-    let frames = frames.add(content, &mut |_| {}).and_then(|()| frames.finish());
-    let mut stream = BlockStream::new(Examine::Content);
-    let mut payload = PayloadScan::new(PayloadKind::Records);
-    let mut is_read = true;
-    let whole = stream.add(content, &mut |block| {
-        if is_read {
-            is_read = payload.add(block).is_ok();
-        }
-    });
-    // What is whole in depth is whole at a glance.
-    if whole.and_then(|()| stream.finish()).is_ok() {
-        assert_eq!(frames, Ok(()));
-    }
-    let _ = payload.finish();
-});
+libfuzzer_sys::fuzz_target!(|content: &[u8]| properties::lz4_stream(content));

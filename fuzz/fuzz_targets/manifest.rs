@@ -1,11 +1,7 @@
-//! Manifests of copies: what is read is written and read again the same.
 #![no_main]
 
-use stepdown::checkpoint::manifest::Manifest;
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|content: &[u8]| {
-    if let Ok(manifest) = Manifest::decode(content) {
-        let written = manifest.encode().expect("what was read can be written");
-        assert_eq!(Manifest::decode(&written), Ok(manifest));
-    }
-});
+libfuzzer_sys::fuzz_target!(|content: &[u8]| properties::manifest(content));

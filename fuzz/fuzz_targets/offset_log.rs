@@ -1,12 +1,7 @@
-//! `offsets/<batch>` and the query id.
 #![no_main]
 
-use stepdown::checkpoint::QueryId;
-use stepdown::checkpoint::log::OffsetLog;
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|content: &[u8]| {
-    let _ = OffsetLog::parse(content);
-    if let Ok(id) = QueryId::from_metadata(content) {
-        assert_eq!(QueryId::from_metadata(id.to_metadata().as_bytes()), Ok(id));
-    }
-});
+libfuzzer_sys::fuzz_target!(|content: &[u8]| properties::offset_log(content));

@@ -1,15 +1,7 @@
-//! `sources/<i>/<id>`: the result does not depend on how the content is cut into pieces.
 #![no_main]
 
-use stepdown::checkpoint::log::SourceLogScan;
+#[path = "../properties.rs"]
+#[expect(dead_code, reason = "each target needs one of them")]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
-    let (piece, content) = input;
-    let mut whole = SourceLogScan::default();
-    whole.add(content);
-    let mut parts = SourceLogScan::default();
-    for part in content.chunks(usize::from(piece).max(1)) {
-        parts.add(part);
-    }
-    assert_eq!(whole.finish(), parts.finish());
-});
+libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| properties::source_log(input.0, input.1));

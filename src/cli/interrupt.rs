@@ -17,11 +17,15 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Catches SIGINT and SIGTERM from now on; `on_first` is told of the first one.
+    /// Catches SIGINT and SIGTERM from now on; `on_first` is told of the first one, `on_second` of the
+    /// second one, right before the process ends.
     ///
     /// # Errors
     /// If the system refuses.
-    pub(super) fn catch(on_first: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub(super) fn catch(
+        on_first: impl Fn() + Send + 'static,
+        on_second: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Self> {
         let mut signals = Signals::catch(&[Signal::INT, Signal::TERM])?;
         let interrupt = Self {
             token: CancellationToken::new(),
@@ -34,6 +38,7 @@ impl Interrupt {
             caught.token.cancel();
             on_first();
             let second = exit_of(signals.next().await);
+            on_second();
             // What is done by now is as it would be after kill -9: the next call goes on with it.
             std::process::exit(second.code().into());
         });

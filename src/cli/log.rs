@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::Exit;
 use super::failure::{Failure, Result};
+use super::progress::above_bar;
 use super::{Global, Kind};
 use crate::config::{Environment, Level, Log, LogFormat};
 
@@ -53,7 +54,7 @@ pub(super) fn begin(
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| AboveBar)
         .with_ansi(global.color.allows(io::stderr().is_terminal()));
     // A second call (a command that loads its configuration again) leaves the first in force.
     let _set = match format {
@@ -61,6 +62,19 @@ pub(super) fn begin(
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())
+}
+
+/// Stderr, as long as a bar is shown above it.
+struct AboveBar;
+
+impl io::Write for AboveBar {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        above_bar(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod cmd;
 mod context;
+mod echo;
 pub mod exit;
 pub mod failure;
 mod interrupt;

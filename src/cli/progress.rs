@@ -7,12 +7,47 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::echo::Unechoed;
 use super::output::{Format, Output};
 use crate::checkpoint::copy::Event;
 use crate::checkpoint::plan::Tally;
 
 /// What a file costs beside its bytes, in bytes: small files take their time by their number.
 const FILE_COST: u64 = 64 << 10;
+
+/// Columns of the bar itself.
+const BAR_COLUMNS: usize = 16;
+
+/// The bar that is on the terminal now, for who else writes there.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Lets `write` write to stderr on a line of its own, above a bar that is shown.
+pub(super) fn above_bar<T>(write: impl FnOnce() -> T) -> T {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match shown.as_ref() {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// What of the words there is room for beside the bar, on one line.
+fn fit(words: &str, columns: usize) -> &str {
+    let room = columns.saturating_sub(BAR_COLUMNS + 1);
+    words
+        .char_indices()
+        .nth(room)
+        .map_or(words, |(end, _)| words.get(..end).unwrap_or_default())
+}
+
+/// Columns of the terminal, as it is now.
+fn columns() -> usize {
+    const USUAL: usize = 80;
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    match size {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => USUAL,
+    }
+}
 
 /// How often the advance is told as JSON.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +58,7 @@ pub(super) struct Progress {
     bar: Option<ProgressBar>,
     json: bool,
     advance: Mutex<Advance>,
+    unechoed: Mutex<Option<Unechoed>>,
 }
 
 /// How far the pass is.
@@ -53,17 +89,17 @@ impl Advance {
         bytes.saturating_add(files.saturating_mul(FILE_COST))
     }
 
-    /// `3 of 20 files, 1.00 MiB of 7.00 MiB, 0.50 MiB/s, 12s left`
+    /// `3/20 files, 12s left, 1.00 MiB/7.00 MiB, 0.50 MiB/s`: what matters least is cut off first.
     fn words(&self, left: Duration) -> String {
         let seconds = self.begun.elapsed().as_secs().max(1);
         format!(
-            "{} of {} files, {} of {}, {}/s, {:#} left",
+            "{}/{} files, {:#} left, {}/{}, {}/s",
             self.files,
             self.all.files,
+            HumanDuration(left),
             HumanBytes(self.bytes),
             HumanBytes(self.all.bytes),
-            HumanBytes(self.bytes / seconds),
-            HumanDuration(left)
+            HumanBytes(self.bytes / seconds)
         )
     }
 }
@@ -82,17 +118,20 @@ impl Progress {
         let shown = out.format() == Format::Text && out.is_terminal() && !quiet;
         let bar = shown.then(|| {
             let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
+            let template = format!("{{bar:{BAR_COLUMNS}}} {{msg}}");
+            if let Ok(style) = ProgressStyle::with_template(&template) {
                 bar.set_style(style);
             }
             bar.set_message("planning");
             bar.enable_steady_tick(Duration::from_millis(200));
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
             bar
         });
         Self {
             bar,
             json,
             advance: Mutex::new(Advance::new()),
+            unechoed: Mutex::new(shown.then(Unechoed::begin).flatten()),
         }
     }
 
@@ -141,7 +180,7 @@ impl Progress {
         let mut advance = self.advance.lock().unwrap_or_else(PoisonError::into_inner);
         advance.ending = true;
         if let Some(bar) = &self.bar {
-            bar.set_message("ending; a second Ctrl-C ends at once");
+            say(bar, "ending; a second Ctrl-C ends at once");
         }
     }
 
@@ -152,7 +191,7 @@ impl Progress {
                 "copied {copied_files} files, {}; the next pass is in {interval:?}",
                 HumanBytes(copied_bytes)
             ));
-            bar.set_message("waiting for the next pass");
+            say(bar, "waiting for the next pass");
         } else {
             tracing::info!(copied_files, copied_bytes, "a pass is made");
         }
@@ -161,9 +200,16 @@ impl Progress {
     /// Takes the bar away.
     pub(super) fn end(&self) {
         if let Some(bar) = &self.bar {
+            *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = None;
             bar.finish_and_clear();
         }
+        let unechoed = self.unechoed.lock();
+        drop(unechoed.unwrap_or_else(PoisonError::into_inner).take());
     }
+}
+
+fn say(bar: &ProgressBar, words: &str) {
+    bar.set_message(fit(words, columns()).to_owned());
 }
 
 fn draw(bar: &ProgressBar, event: &Event, advance: &Advance) {
@@ -184,12 +230,26 @@ fn draw(bar: &ProgressBar, event: &Event, advance: &Advance) {
         Event::Replanned { .. } => "the source changed: planning anew".to_owned(),
         Event::Published => "published".to_owned(),
     };
-    bar.set_message(words);
+    say(bar, &words);
 }
 
 /// A reader of stderr that went away misses nothing that the result does not say.
 fn tell_json(event: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(event) {
         let _gone = writeln!(std::io::stderr(), "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_cut_to_one_line() {
+        let words = "2000/20032 files, 5s left, 1.32 MiB/13.36 MiB, 1.32 MiB/s";
+        for (columns, shown) in [(200, 57), (80, 57), (60, 43), (17, 0), (0, 0)] {
+            assert_eq!(fit(words, columns), &words[..shown], "{columns}");
+        }
+        assert_eq!(fit("größer", BAR_COLUMNS + 4), "grö");
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::stream::StreamExt;
 
 use super::conformance::{BelowFile, Check, Outcome, Trial};
-use super::{Attributes, CreateMode, ErrorKind, FileKind, Removal, StoragePath, Touched};
+use super::{Attributes, CreateMode, ErrorKind, FileKind, Removal, Span, StoragePath, Touched};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("stat shows an entry or not found", |trial| {
@@ -12,6 +12,9 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     }),
     ("read small takes no more than it may", |trial| {
         Box::pin(read_small(trial))
+    }),
+    ("a span is one end of a file", |trial| {
+        Box::pin(read_span(trial))
     }),
     ("a stream gives the whole content in pieces", |trial| {
         Box::pin(open_read(trial))
@@ -88,6 +91,34 @@ async fn read_small(trial: &Trial<'_>) -> Outcome {
     trial.refused(read, ErrorKind::IsADirectory, "read of a directory")?;
     let read = storage.read_small(&file.join("entry"), 10).await;
     trial.refused(read, trial.below_file(), "read below a file")
+}
+
+async fn read_span(trial: &Trial<'_>) -> Outcome {
+    let (storage, dir) = (trial.storage, trial.make_dir("dir").await?);
+    let missing = storage
+        .read_span(&trial.path("missing"), Span::Last(1))
+        .await;
+    trial.refused(missing, ErrorKind::NotFound, "span of a missing file")?;
+    let directory = storage.read_span(&dir, Span::First(1)).await;
+    trial.refused(directory, ErrorKind::IsADirectory, "span of a directory")?;
+    let (file, empty) = (trial.path("file"), trial.path("empty"));
+    trial.put(&file, b"twelve bytes").await?;
+    trial.put_empty(&empty).await?;
+    for (path, span, expected) in [
+        (&file, Span::First(6), &b"twelve"[..]),
+        (&file, Span::Last(5), b"bytes"),
+        (&file, Span::First(0), b""),
+        (&file, Span::Last(0), b""),
+        (&file, Span::First(12), b"twelve bytes"),
+        (&file, Span::Last(13), b"twelve bytes"),
+        (&file, Span::First(u32::MAX), b"twelve bytes"),
+        (&empty, Span::Last(21), b""),
+    ] {
+        let what = format!("{span:?} of {path}");
+        let found = trial.ok(storage.read_span(path, span).await, &what)?;
+        trial.same(&&found[..], &expected, &what)?;
+    }
+    Ok(())
 }
 
 async fn open_read(trial: &Trial<'_>) -> Outcome {
@@ -262,6 +293,14 @@ async fn large_file(trial: &Trial<'_>) -> Outcome {
     trial.expect(largest_piece <= PIECE_LIMIT_BYTES, || {
         format!("a piece of {largest_piece} bytes")
     })?;
+    let mut last = vec![0; 1000];
+    let mut end = blake3::Hasher::new()
+        .update(&(CHUNKS - 1).to_le_bytes())
+        .finalize_xof();
+    end.set_position((CHUNK_BYTES - last.len()) as u64);
+    end.fill(&mut last);
+    let span = trial.ok(storage.read_span(&file, Span::Last(1000)).await, "span")?;
+    trial.expect(span == last, || "the last bytes are others".to_owned())?;
     let read = storage
         .read_small(&file, expected_bytes - 1)
         .await

@@ -16,6 +16,7 @@ pub enum Operation {
     IdentifyDir,
     List,
     ReadSmall,
+    ReadSpan,
     OpenRead,
     /// One piece of a stream.
     ReadPiece,
@@ -40,7 +41,10 @@ impl Operation {
             Operation::Stat => "stat",
             Operation::IdentifyDir => "identify",
             Operation::List => "list",
-            Operation::ReadSmall | Operation::OpenRead | Operation::ReadPiece => "read",
+            Operation::ReadSmall
+            | Operation::ReadSpan
+            | Operation::OpenRead
+            | Operation::ReadPiece => "read",
             Operation::Create => "create",
             Operation::Write => "write",
             Operation::Finish => "finish",
@@ -62,6 +66,7 @@ impl Operation {
             | Operation::IdentifyDir
             | Operation::List
             | Operation::ReadSmall
+            | Operation::ReadSpan
             | Operation::OpenRead
             | Operation::ReadPiece => false,
             Operation::Create

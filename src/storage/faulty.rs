@@ -11,7 +11,8 @@ use futures::stream::{self, StreamExt};
 pub use super::fault_script::{Fault, FaultScript, Operation, Signal, When};
 use super::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri, Touched,
+    Writer,
 };
 
 /// A storage with injected faults. The script is shared: a test keeps a clone of it and changes it while
@@ -150,6 +151,18 @@ impl<S: Storage + 'static> Storage for Faulty<S> {
         let (inner, path) = (self.inner.clone(), path.clone());
         let mut content = gate
             .pass(async move { inner.read_small(&path, max_bytes).await })
+            .await?;
+        if let Some(Fault::EndEarly(bytes)) = &gate.fault {
+            content.truncate(usize::try_from(*bytes).unwrap_or(usize::MAX));
+        }
+        Ok(content)
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let gate = self.gate(Operation::ReadSpan, path);
+        let (inner, path) = (self.inner.clone(), path.clone());
+        let mut content = gate
+            .pass(async move { inner.read_span(&path, span).await })
             .await?;
         if let Some(Fault::EndEarly(bytes)) = &gate.fault {
             content.truncate(usize::try_from(*bytes).unwrap_or(usize::MAX));

@@ -28,7 +28,8 @@ use crate::hadoop::credentials::Credentials;
 use crate::hadoop::{HadoopConf, HadoopConfError, NameService};
 use crate::storage::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri, Touched,
+    Writer,
 };
 
 /// Files up to this length are small: one block, written in one go.
@@ -199,6 +200,10 @@ impl Storage for HdfsStorage {
 
     async fn read_small(&self, path: &StoragePath, max_bytes: u64) -> Result<Bytes> {
         read::read_small(&self.shared, path, max_bytes).await
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        read::read_span(&self.shared, path, span).await
     }
 
     async fn open_read(&self, path: &StoragePath) -> Result<ByteStream> {

@@ -1,5 +1,6 @@
 //! Reading files of HDFS.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::hdfs::Shared;
 use super::hdfs_error::{Asked, Failure};
 use super::hdfs_namenodes::{Answer, Lane};
-use crate::storage::{ByteStream, ErrorKind, Result, StoragePath};
+use crate::storage::{ByteStream, ErrorKind, Result, Span, StoragePath};
 
 /// Pieces that are read ahead; the client itself keeps up to 6 MB beside them.
 const PIECES_AHEAD: usize = 4;
@@ -42,6 +43,29 @@ pub(super) async fn read_small(
     path: &StoragePath,
     max_bytes: u64,
 ) -> Result<Bytes> {
+    let choose = |length: u64| {
+        if length <= max_bytes {
+            return Ok(0..length);
+        }
+        let limit = format!("{length} bytes, the limit is {max_bytes}");
+        Err(shared
+            .error("read", path, ErrorKind::TooLarge)
+            .with_detail(limit))
+    };
+    read_range(shared, path, choose).await
+}
+
+/// [`Storage::read_span`](crate::storage::Storage::read_span).
+pub(super) async fn read_span(shared: &Shared, path: &StoragePath, span: Span) -> Result<Bytes> {
+    read_range(shared, path, |length| Ok(span.within(length))).await
+}
+
+/// The range of the file that `choose` makes of its length.
+async fn read_range(
+    shared: &Shared,
+    path: &StoragePath,
+    choose: impl Fn(u64) -> Result<Range<u64>>,
+) -> Result<Bytes> {
     let deadline = Instant::now() + shared.nodes.call_timeout();
     let mut attempt = 1;
     loop {
@@ -49,18 +73,15 @@ pub(super) async fn read_small(
             value: reader,
             session,
         } = open(shared, Lane::Poll, path).await?;
-        let length = reader.file_length();
-        if length as u64 > max_bytes {
-            let limit = format!("{length} bytes, the limit is {max_bytes}");
-            return Err(shared
-                .error("read", path, ErrorKind::TooLarge)
-                .with_detail(limit));
-        }
+        let range = choose(reader.file_length() as u64)?;
+        // The file has so many bytes, and its length came as a `usize`.
+        let at = |byte| usize::try_from(byte).unwrap_or(usize::MAX);
+        let (start, length) = (at(range.start), at(range.end - range.start));
         if length == 0 {
             return Ok(Bytes::new());
         }
         let read = session.run(deadline, async move {
-            let mut pieces = reader.read_range_stream(0, length).boxed();
+            let mut pieces = reader.read_range_stream(start, length).boxed();
             let mut content = BytesMut::with_capacity(length);
             while let Some(piece) = pieces.next().await {
                 content.extend_from_slice(&piece?);

@@ -14,8 +14,8 @@ use super::hdfs_mount::{Mount, ViewWriter};
 use super::walk::walk_tree;
 use super::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileKind,
-    FileStat, OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched,
-    Writer,
+    FileStat, OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri,
+    Touched, Writer,
 };
 
 /// A mount table as a storage.
@@ -211,6 +211,15 @@ impl Storage for ViewfsStorage {
         mount
             .storage
             .read_small(&target, max_bytes)
+            .await
+            .map_err(self.seen(path))
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let (mount, target) = self.mounted_file("read", path)?;
+        mount
+            .storage
+            .read_span(&target, span)
             .await
             .map_err(self.seen(path))
     }

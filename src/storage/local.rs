@@ -27,7 +27,8 @@ use super::local_look::{self as look, Reading};
 use super::local_write::LocalWriter;
 use crate::storage::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri, Touched,
+    Writer,
 };
 
 /// How local files are written.
@@ -160,6 +161,14 @@ impl Storage for LocalStorage {
         let file = path.clone();
         self.run(Call::look("read", path), move |_| {
             look::read_small(&file, max_bytes)
+        })
+        .await
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let file = path.clone();
+        self.run(Call::look("read", path), move |_| {
+            look::read_span(&file, span)
         })
         .await
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::local_errno::Refusal;
 use super::local_lanes::Abandoned;
-use crate::storage::{Depth, DirIdentity, ErrorKind, FileKind, FileStat, StoragePath};
+use crate::storage::{Depth, DirIdentity, ErrorKind, FileKind, FileStat, Span, StoragePath};
 
 /// Largest piece that is read or collected for writing at a time.
 pub(super) const PIECE_BYTES: usize = 1024 * 1024;
@@ -169,6 +169,26 @@ fn read_to_capacity(file: &OwnedFd, content: &mut Vec<u8>) -> Result<bool, Refus
         }
     }
     Ok(false)
+}
+
+/// One end of a file.
+pub(super) fn read_span(path: &StoragePath, span: Span) -> Result<Bytes, Refusal> {
+    let (file, len_bytes) = open_file(path)?;
+    let range = span.within(len_bytes);
+    let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let mut content = Vec::with_capacity(wanted);
+    while content.len() < wanted {
+        let at = range.start + content.len() as u64;
+        let read = rustix::io::retry_on_intr(|| {
+            rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut content), at)
+        });
+        if read.map_err(Refusal::read)? == 0 {
+            break;
+        }
+    }
+    // There may have been more room than was asked for.
+    content.truncate(wanted);
+    Ok(Bytes::from(content))
 }
 
 /// A file that is read piece by piece.

@@ -41,6 +41,8 @@ pub(super) struct LocalWriter {
 struct OpenFile {
     file: File,
     fsync: bool,
+    /// With `fsync`, whether its end waits for the disk: not in staging, which is made durable as a whole.
+    fsync_at_end: bool,
     unsynced_bytes: u64,
 }
 
@@ -58,7 +60,7 @@ impl OpenFile {
     }
 
     fn close(self) -> std::result::Result<(), Refusal> {
-        if self.fsync {
+        if self.fsync_at_end {
             self.file.sync_all().map_err(Refusal::change)?;
         }
         Ok(())
@@ -94,6 +96,7 @@ impl LocalWriter {
             open: Some(OpenFile {
                 file,
                 fsync: storage.options().fsync,
+                fsync_at_end: storage.options().fsync && mode != CreateMode::Scratch,
                 unsynced_bytes: 0,
             }),
             written_to,
@@ -143,6 +146,7 @@ impl Writer for LocalWriter {
         let open = open?;
         self.storage
             .run(Call::change("finish", &self.path), move |abandoned| {
+                let fsync_at_end = open.fsync_at_end;
                 let ended = write_out(open, &pending)
                     .and_then(|()| publish(&storage, &written_to, &path, mode, abandoned));
                 if ended.is_err() {
@@ -150,7 +154,7 @@ impl Writer for LocalWriter {
                     let _ = rustix::fs::unlink(written_to.as_str());
                     return ended;
                 }
-                if storage.options().fsync {
+                if fsync_at_end {
                     sync_parent(&path)?;
                 }
                 Ok(())

@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use super::memory_tree::{Content, Problem, Tree};
 use crate::storage::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri, Touched,
+    Writer,
 };
 
 /// Largest piece of a stream.
@@ -175,6 +176,14 @@ impl Storage for MemoryStorage {
             Ok(content.into_bytes())
         });
         self.say("read", path, found)
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let found = self.tree().read(path).map(Content::into_bytes);
+        let content = self.say("read", path, found)?;
+        let range = span.within(content.len() as u64);
+        let at = |byte| usize::try_from(byte).unwrap_or(usize::MAX);
+        Ok(content.slice(at(range.start)..at(range.end)))
     }
 
     async fn open_read(&self, path: &StoragePath) -> Result<ByteStream> {

@@ -127,8 +127,28 @@ pub enum CreateMode {
     /// Atomic: the file appears whole at `finish`, in place of an older file.
     Replace,
     /// Neither: the content shows while it is written and an older file is lost. Only for files in a
-    /// staging directory that no one else reads; saves a rename.
+    /// staging directory that no one else reads; saves a rename. It may be lost with the machine until
+    /// [`Storage::make_durable`] was called on its directory.
     Scratch,
+}
+
+/// One end of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// Its first so many bytes.
+    First(u32),
+    /// Its last so many bytes.
+    Last(u32),
+}
+
+impl Span {
+    /// The range of the bytes in a file of this length: all of a file that has no more.
+    pub(crate) fn within(self, len_bytes: u64) -> std::ops::Range<u64> {
+        match self {
+            Span::First(bytes) => 0..len_bytes.min(bytes.into()),
+            Span::Last(bytes) => len_bytes.saturating_sub(bytes.into())..len_bytes,
+        }
+    }
 }
 
 /// Permission bits and owners to give to an entry; `None` leaves a field as it is.
@@ -188,7 +208,7 @@ pub trait Writer: Debug + Send {
     /// Appends `data`. After an error only `abort` makes sense.
     async fn write(&mut self, data: Bytes) -> Result<()>;
 
-    /// Makes the file durable and visible as its [`CreateMode`] promises.
+    /// Makes the file visible, and durable, as its [`CreateMode`] promises.
     ///
     /// # Errors
     /// `AlreadyExists` in mode `New`; `OutcomeUnknown` if the publishing step may or may not have
@@ -242,6 +262,13 @@ pub trait Storage: Debug + Send + Sync {
     /// # Errors
     /// `NotFound`; `IsADirectory`; `TooLarge`, with nothing read beyond the limit.
     async fn read_small(&self, path: &StoragePath, max_bytes: u64) -> Result<Bytes>;
+
+    /// One end of a file of any length; the whole file if it has no more bytes. Takes no longer for a
+    /// long file than for a short one.
+    ///
+    /// # Errors
+    /// `NotFound`; `IsADirectory`.
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes>;
 
     /// The content of a file from its beginning, in bounded memory. A file that another writer has
     /// not closed may end early: compare with [`FileStat::len_bytes`].

@@ -12,7 +12,8 @@ use jiff::SignedDuration;
 use super::walk::walk_tree;
 use super::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StorageError, StoragePath, StorageUri, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StorageError, StoragePath, StorageUri, Touched,
+    Writer,
 };
 
 /// A storage whose calls all end within a deadline.
@@ -149,6 +150,11 @@ impl<S: Storage> Storage for WithTimeout<S> {
 
     async fn read_small(&self, path: &StoragePath, max_bytes: u64) -> Result<Bytes> {
         let call = self.inner.read_small(path, max_bytes);
+        self.read("read", path).bound(call).await
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let call = self.inner.read_span(path, span);
         self.read("read", path).bound(call).await
     }
 

@@ -5,6 +5,7 @@
 mod copies;
 mod facts;
 mod hot;
+mod large;
 mod plans;
 mod random;
 mod reports;

@@ -33,6 +33,8 @@ mod json_output;
 #[cfg(test)]
 mod kit_status;
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod race_table;

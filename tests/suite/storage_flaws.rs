@@ -12,7 +12,7 @@ use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::memory::MemoryStorage;
 use stepdown::storage::{
     Attributes, Authority, ByteStream, CreateMode, Depth, DirIdentity, ErrorKind, FileStat,
-    OwnedTree, Removal, Result, Storage, StoragePath, Touched, Writer,
+    OwnedTree, Removal, Result, Span, Storage, StoragePath, Touched, Writer,
 };
 
 const FULL: Capabilities = Capabilities {
@@ -54,6 +54,7 @@ enum Flaw {
     TreeIsOnlyChildren,
     ReadIgnoresTheLimit,
     ReadTruncates,
+    SpanIsAlwaysTheFirst,
     StreamComesAtOnce,
     StatOfMissingIsDenied,
     ModeIsForgotten,
@@ -165,6 +166,14 @@ impl Storage for Flawed {
             return Ok(content);
         }
         self.inner.read_small(path, max_bytes).await
+    }
+
+    async fn read_span(&self, path: &StoragePath, span: Span) -> Result<Bytes> {
+        let span = match span {
+            Span::Last(bytes) if self.is(Flaw::SpanIsAlwaysTheFirst) => Span::First(bytes),
+            span => span,
+        };
+        self.inner.read_span(path, span).await
     }
 
     async fn open_read(&self, path: &StoragePath) -> Result<ByteStream> {
@@ -390,6 +399,7 @@ async fn every_flaw_is_found_under_the_promise_that_it_breaks() {
             "read small takes no more than it may",
         ),
         (Flaw::ReadTruncates, "read small takes no more than it may"),
+        (Flaw::SpanIsAlwaysTheFirst, "a span is one end of a file"),
         (
             Flaw::StreamComesAtOnce,
             "a stream gives the whole content in pieces",

@@ -145,6 +145,11 @@ impl Journal {
         self.pending.len() >= SEGMENT_FILES || self.flushed.elapsed() >= SEGMENT_AGE
     }
 
+    /// Whether a file was noted since the last time that a segment was written.
+    pub(super) fn has_news(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Writes what was noted since the last time.
     pub(super) async fn flush(&mut self, storage: &dyn Storage) -> Result<(), DocumentError> {
         self.flushed = Instant::now();

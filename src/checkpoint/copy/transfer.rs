@@ -198,13 +198,19 @@ impl Work {
             // The journal is the new holder's.
             return copied;
         }
-        let flushed = self.journal.flush(self.destination.storage.as_ref()).await;
-        match (copied, flushed) {
-            // The first error says more.
-            (Err(error), _) => Err(error),
-            (Ok(_), Err(error)) => Err(error.into()),
-            (Ok(changed), Ok(())) => Ok(changed),
+        let recorded = self.record().await;
+        // The first error says more.
+        let changed = copied?;
+        recorded.map(|()| changed)
+    }
+
+    /// Records what was copied since the last time, once it cannot be lost any more.
+    async fn record(&mut self) -> Result<(), CopyError> {
+        let storage = self.destination.storage.as_ref();
+        if self.journal.has_news() {
+            storage.make_durable(&self.tree()).await?;
         }
+        Ok(self.journal.flush(storage).await?)
     }
 
     async fn copy_tasks(
@@ -273,7 +279,7 @@ impl Work {
                         Ok(staged) => {
                             events(Event::Copied { bytes: if was_large { 0 } else { staged.len_bytes } });
                             if self.journal.note(staged) {
-                                self.journal.flush(to.as_ref()).await?;
+                                self.record().await?;
                                 self.keep().await?;
                             }
                         }

@@ -13,7 +13,9 @@ use crate::checkpoint::plan::Scope;
 use crate::control::{
     Acquired, Document, Lease, LeaseError, LeaseWatch, load_optional, save_replacing,
 };
-use crate::storage::{ErrorKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
+use crate::storage::{
+    Depth, ErrorKind, FileKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri,
+};
 
 /// Pause between two looks at another's lease that may have been left.
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
@@ -53,10 +55,22 @@ pub struct Work {
     pub(super) lease: Lease,
 }
 
+/// What the name of a work directory has after that of its destination.
+const SUFFIX: &str = ".stepdown-copy";
+
+/// The directory of the files in it.
+const TREE: &str = "tree";
+
 /// The work directory of a copy to `destination`.
 pub(super) fn work_dir(destination: &StoragePath) -> Option<StoragePath> {
     let parent = destination.parent()?;
-    Some(parent.join(&format!(".{}.stepdown-copy", destination.name())))
+    Some(parent.join(&format!(".{}{SUFFIX}", destination.name())))
+}
+
+/// The destination whose work directory this is by its name.
+fn destination_of(dir: &StoragePath) -> Option<StoragePath> {
+    let name = dir.name().strip_prefix('.')?.strip_suffix(SUFFIX)?;
+    Some(dir.parent()?.join(name))
 }
 
 /// The directory in which a copy to `destination` is made; `None` where it can have none.
@@ -76,12 +90,109 @@ pub(super) async fn is_published_here(destination: &Place) -> Result<bool, CopyE
     let Some(dir) = work_dir(&destination.path) else {
         return Ok(false);
     };
-    let storage = destination.storage.as_ref();
-    let purpose: Option<Purpose> = load_optional(storage, &dir.join("purpose.json")).await?;
-    let Some(purpose) = purpose else {
+    match load_purpose(destination, &dir).await? {
+        Some(purpose) => Ok(find_copy(destination, purpose.copy_id).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
+async fn load_purpose(
+    destination: &Place,
+    dir: &StoragePath,
+) -> Result<Option<Purpose>, CopyError> {
+    let path = dir.join("purpose.json");
+    Ok(load_optional(destination.storage.as_ref(), &path).await?)
+}
+
+/// Whether nobody needs this work directory any more: its copy stands at the destination, or its
+/// removal was cut short, or it never came to have anything in it.
+async fn is_spent(destination: &Place, dir: &StoragePath) -> Result<bool, CopyError> {
+    if let Some(purpose) = load_purpose(destination, dir).await? {
+        return Ok(find_copy(destination, purpose.copy_id).await?.is_some());
+    }
+    let tree = Place {
+        storage: Arc::clone(&destination.storage),
+        path: dir.join(TREE),
+    };
+    Ok(!tree.exists().await?)
+}
+
+/// What to do about a work directory that another process may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It is left.
+    Once,
+    /// Its lease is watched until it is known to be held or left.
+    UntilKnown,
+}
+
+/// Removes a work directory that nobody needs any more: its process was killed before it did so itself.
+/// True if it was there and is gone; one that another process holds stays.
+pub(super) async fn remove_spent(
+    destination: &Place,
+    copyist: &Copyist,
+    patience: Patience,
+) -> Result<bool, CopyError> {
+    let Some(dir) = work_dir(&destination.path) else {
         return Ok(false);
     };
-    Ok(find_copy(destination, purpose.copy_id).await?.is_some())
+    let storage = destination.storage.as_ref();
+    match storage.stat(&dir).await {
+        Ok(_) => {}
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    if !is_spent(destination, &dir).await? {
+        return Ok(false);
+    }
+    storage.create_dir_all(&dir.join("lease")).await?;
+    let lease = match take(storage, destination, &dir.join("lease"), copyist, patience).await {
+        Ok(lease) => lease,
+        Err(CopyError::InProgress { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // Who held it until now may have begun another copy.
+    let removed = match is_spent(destination, &dir).await {
+        // With the lease in it: nobody takes it up meanwhile.
+        Ok(true) => clear(storage, &dir)
+            .await
+            .map(|()| true)
+            .map_err(Into::into),
+        other => other,
+    };
+    if !matches!(removed, Ok(true)) {
+        release(storage, lease).await;
+    }
+    removed
+}
+
+/// The places directly below `dir` beside which a work directory lies that nobody needs any more: the
+/// copy is complete, or was not begun.
+///
+/// # Errors
+/// Storage errors; [`CopyError::Document`] for a work directory of another version.
+pub async fn find_spent(dir: &Place) -> Result<Vec<Place>, CopyError> {
+    let mut spent = Vec::new();
+    for entry in dir.storage.list(&dir.path, Depth::Children).await? {
+        let Some(path) = destination_of(&entry.path) else {
+            continue;
+        };
+        let storage = Arc::clone(&dir.storage);
+        let destination = Place { storage, path };
+        if entry.kind == FileKind::Dir && is_spent(&destination, &entry.path).await? {
+            spent.push(destination);
+        }
+    }
+    Ok(spent)
+}
+
+/// Removes such a work directory beside `destination`; waits until it is known that no other process
+/// holds it. True if it was there and is gone.
+///
+/// # Errors
+/// As [`find_spent`].
+pub async fn clean_up_after(destination: &Place, copyist: &Copyist) -> Result<bool, CopyError> {
+    remove_spent(destination, copyist, Patience::UntilKnown).await
 }
 
 impl Work {
@@ -110,7 +221,15 @@ impl Work {
         }
         let lease_dir = dir.join("lease");
         storage.create_dir_all(&lease_dir).await?;
-        let lease = take(storage.as_ref(), &destination, &lease_dir, copyist).await?;
+        let patience = Patience::UntilKnown;
+        let lease = take(
+            storage.as_ref(),
+            &destination,
+            &lease_dir,
+            copyist,
+            patience,
+        )
+        .await?;
         match Self::begin(request, copyist, dir, lease).await {
             Ok(work) => Ok(work),
             Err((lease, error)) => {
@@ -169,14 +288,14 @@ impl Work {
                 if let Some(other) = other {
                     tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
                 }
-                for name in ["tree", "journal"] {
+                for name in [TREE, "journal"] {
                     clear(storage, &dir.join(name)).await?;
                 }
                 save_replacing(storage, &path, &fresh).await?;
                 fresh
             }
         };
-        storage.create_dir_all(&dir.join("tree")).await?;
+        storage.create_dir_all(&dir.join(TREE)).await?;
         let journal_dir = dir.join("journal");
         storage.create_dir_all(&journal_dir).await?;
         let journal = Journal::open(storage, journal_dir).await?;
@@ -185,7 +304,7 @@ impl Work {
 
     /// The directory of the files.
     pub(super) fn tree(&self) -> StoragePath {
-        self.dir.join("tree")
+        self.dir.join(TREE)
     }
 
     /// The URI of the work directory, for messages.
@@ -231,14 +350,15 @@ impl Work {
     /// Gives the lease back; after a publication the directory goes too. What is left after an error
     /// here is taken up or removed by the next copy to the same destination.
     pub(super) async fn close(self, published: bool) {
-        let storage = Arc::clone(&self.destination.storage);
-        release(storage.as_ref(), self.lease).await;
-        if published
-            && let Some(tree) = OwnedTree::claim(self.dir)
-            && let Err(error) = storage.delete_tree(&tree).await
-        {
-            tracing::warn!("the work directory stays: {error}");
+        let storage = self.destination.storage.as_ref();
+        if published {
+            // With the lease in it: nobody takes it up meanwhile.
+            match clear(storage, &self.dir).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!("the work directory stays: {error}"),
+            }
         }
+        release(storage, self.lease).await;
     }
 }
 
@@ -247,6 +367,7 @@ async fn take(
     destination: &Place,
     dir: &StoragePath,
     copyist: &Copyist,
+    patience: Patience,
 ) -> Result<Lease, CopyError> {
     let mut watch = LeaseWatch::default();
     let begun = tokio::time::Instant::now();
@@ -261,7 +382,8 @@ async fn take(
         let here = owner
             .as_ref()
             .is_some_and(|owner| is_same_host(owner, copyist));
-        if here || begun.elapsed() > copyist.policy.ttl + copyist.policy.ttl / 2 {
+        let is_over = patience == Patience::Once;
+        if is_over || here || begun.elapsed() > copyist.policy.ttl + copyist.policy.ttl / 2 {
             let holder = owner.map_or_else(|| "unknown".to_owned(), |o| o.process.to_string());
             let destination = destination.uri();
             return Err(CopyError::InProgress {
@@ -299,8 +421,8 @@ async fn release(storage: &dyn Storage, lease: Lease) {
     }
 }
 
-/// Removes a directory of the work directory. Its own name does not say that it is stepdown's, its
-/// parent's does, so it is moved to one that does first.
+/// Removes the work directory or one in it, at once for whoever looks on: it is moved to another name
+/// first, one that says that it is stepdown's.
 async fn clear(storage: &dyn Storage, dir: &StoragePath) -> Result<(), StorageError> {
     let doomed = dir.with_suffix(&format!(".stepdown-old-{}", Uuid::new_v4().simple()));
     match storage.rename(dir, &doomed).await {

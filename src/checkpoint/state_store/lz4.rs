@@ -8,7 +8,8 @@
 use twox_hash::XxHash32;
 
 const MAGIC: &[u8; 8] = b"LZ4Block";
-const HEADER_BYTES: usize = 21;
+/// Length of the header of a frame, and of an end frame, which is a header alone.
+pub const HEADER_BYTES: u32 = 21;
 const STORED: u8 = 0x10;
 const LZ4: u8 = 0x20;
 const SEED: u32 = 0x9747_b28c;
@@ -121,6 +122,24 @@ impl Header {
     }
 }
 
+/// Looks at the two ends of a stream alone: its first [`HEADER_BYTES`] and its last ones, of a file of
+/// `len_bytes`.
+///
+/// # Errors
+/// What is wrong with them. What lies between is not known.
+pub fn check_ends(first: &[u8], last: &[u8], len_bytes: u64) -> Result<(), Lz4Damage> {
+    let cut = Lz4Damage::Cut { at: len_bytes };
+    if last.len() < HEADER_BYTES as usize {
+        return Err(cut);
+    }
+    Header::parse(0, first)?;
+    match Header::parse(len_bytes.saturating_sub(HEADER_BYTES.into()), last) {
+        Ok(header) if header.is_end() => Ok(()),
+        // Where no header ends the file, it ends anywhere in a frame.
+        Ok(_) | Err(_) => Err(cut),
+    }
+}
+
 /// Reads a block stream piece by piece; holds one frame at most (32 MiB and its unpacked data in the
 /// worst case, 64 KiB in what Spark writes).
 #[derive(Debug)]
@@ -157,7 +176,7 @@ impl BlockStream {
     pub fn add(&mut self, mut piece: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Lz4Damage> {
         while !piece.is_empty() {
             let wanted = match self.frame {
-                None => HEADER_BYTES - self.pending.len(),
+                None => HEADER_BYTES as usize - self.pending.len(),
                 Some(_) if self.examine == Examine::Frames => self.to_skip,
                 Some(frame) => frame.compressed_bytes - self.pending.len(),
             };
@@ -196,7 +215,7 @@ impl BlockStream {
 
     fn end_part(&mut self, out: &mut dyn FnMut(&[u8])) -> Result<(), Lz4Damage> {
         let Some(frame) = self.frame.take() else {
-            let begins_at = self.at - HEADER_BYTES as u64;
+            let begins_at = self.at - u64::from(HEADER_BYTES);
             let header = Header::parse(begins_at, &self.pending)?;
             self.pending.clear();
             // Streams may follow each other; the last frame of all must be an end.
@@ -320,6 +339,29 @@ pub(crate) mod tests {
             frame(&mut stream, LZ4, packed, original, 0);
             let damage = read(&stream, Examine::Frames, 64).unwrap_err();
             assert!(damage.to_string().contains(why), "{damage}");
+        }
+    }
+
+    #[test]
+    fn the_ends_alone_tell_a_cut_and_another_format() {
+        let stream = pack(&sample());
+        let ends = |stream: &[u8]| {
+            let bytes = (HEADER_BYTES as usize).min(stream.len());
+            let (first, last) = (&stream[..bytes], &stream[stream.len() - bytes..]);
+            check_ends(first, last, stream.len() as u64)
+        };
+        assert_eq!(ends(&stream), Ok(()));
+        assert_eq!(ends(&pack(b"")), Ok(()));
+        for length in 0..stream.len() {
+            let at = length as u64;
+            assert_eq!(ends(&stream[..length]), Err(Lz4Damage::Cut { at }));
+        }
+        // Magic and method of the first frame, and all of the last one.
+        let end = stream.len() - HEADER_BYTES as usize;
+        for byte in (0..9).chain(end..stream.len()) {
+            let mut changed = stream.clone();
+            changed[byte] ^= 0x80;
+            assert!(ends(&changed).is_err(), "byte {byte}");
         }
     }
 

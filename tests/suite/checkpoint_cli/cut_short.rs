@@ -197,6 +197,42 @@ fn a_copy_that_was_killed_right_after_it_appeared_is_done() {
 }
 
 #[test]
+fn retain_clears_what_a_kill_right_after_the_publication_left() {
+    let bench = Bench::with("3.5.9-agg-hdfs-inflight");
+    bench.json(&["sync", "ck", "copy"], 0);
+    let purpose = fs::read_to_string(bench.path(PURPOSE)).unwrap();
+    bench.json(&["copy", "ck", "copy"], 0);
+    let lease = ".copy.stepdown-copy/lease";
+    fs::create_dir_all(bench.path(lease)).unwrap();
+    bench.sandbox.write(PURPOSE, &purpose);
+    // Its removal was cut short; nothing was put into it.
+    fs::create_dir_all(bench.path(".other.stepdown-copy/lease")).unwrap();
+    // Unfinished, and held.
+    bench.json(&["sync", "ck", "unfinished"], 0);
+    let mut child = begin_copy(&bench, &["sync", "--interval", "1h", "ck", "held"]);
+    let held = bench.path(".held.stepdown-copy/journal/0.json");
+    wait_until("the pass is made", || held.exists());
+
+    let left = json!([bench.path("copy"), bench.path("other")]);
+    for (args, stays) in [
+        (&["retain", ".", "--keep-last", "1", "--dry-run"][..], true),
+        (&["retain", ".", "--keep-last", "1"], false),
+    ] {
+        assert_eq!(bench.json(args, 0)["leftovers_of"], left, "{args:?}");
+        assert_eq!(bench.has(PURPOSE), stays, "{args:?}");
+        assert_eq!(bench.has(".other.stepdown-copy"), stays, "{args:?}");
+    }
+    true_manifest(&bench.path("copy"));
+    for name in ["unfinished", "held"] {
+        assert!(bench.has(&format!(".{name}.stepdown-copy/purpose.json")));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let again = bench.json(&["retain", ".", "--keep-last", "1"], 0);
+    assert_eq!(again["leftovers_of"], json!([]));
+}
+
+#[test]
 fn ctrl_c_ends_soon_and_the_same_command_goes_on() {
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let bench = large();

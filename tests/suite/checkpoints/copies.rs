@@ -150,6 +150,29 @@ async fn a_copy_that_was_cut_short_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_the_id_of_a_copy_that_stands_clears_what_was_left_beside_it() {
+    let sample = Sample::unpack("3.5.9-agg-hdfs-clean");
+    let target = tempfile::tempdir().unwrap();
+    let destination = target.path().join("copy");
+    let purpose = target.path().join(".copy.stepdown-copy/purpose.json");
+    let mut request = request(&sample.path(""), &destination);
+    request.copy_id = Some(uuid::Uuid::new_v4());
+    let kept = std::sync::Mutex::new(Vec::new());
+    let events = |_| {
+        if let Ok(content) = std::fs::read(&purpose) {
+            *kept.lock().unwrap() = content;
+        }
+    };
+    let made = copy(&request, &copyist(), &events, &CancellationToken::new()).await;
+    let made = made.unwrap();
+    std::fs::create_dir_all(purpose.parent().unwrap()).unwrap();
+    std::fs::write(&purpose, &*kept.lock().unwrap()).unwrap();
+    let again = run(&request).await.unwrap();
+    assert_eq!((again.copy_id, again.copied.files), (made.copy_id, 0));
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rewound_copy_ends_at_its_batch() {
     let sample = Sample::unpack("3.5.9-agg-hdfs-inflight");
     let target = tempfile::tempdir().unwrap();

@@ -3,16 +3,18 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::copying::copyist;
 use super::text::{batch, size};
 use super::{LsArgs, RetainArgs, place};
 use crate::app::App;
 use crate::checkpoint::copies::{Removed, list_copies, remove_copy, remove_leftovers};
-use crate::checkpoint::copy::Place;
+use crate::checkpoint::copy::{Place, clean_up_after, find_spent};
 use crate::checkpoint::retain::{Fate, FoundCopy, RetainPolicy, decide_fates};
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
-use crate::cli::output::{Look, Report, Row, Tone, ago, plain, table};
+use crate::cli::output::{Look, Report, Row, Tone, ago, plain, printable, table};
+use crate::storage::StorageUri;
 
 /// The result of `ls`.
 #[derive(Debug, Serialize)]
@@ -90,6 +92,8 @@ pub(super) async fn list(args: &LsArgs, app: &App, context: &mut Context) -> Res
 struct Retained {
     dry_run: bool,
     copies: Vec<RetainedCopy>,
+    /// Places beside which a work directory was left that nobody needs any more.
+    leftovers_of: Vec<StorageUri>,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,8 +105,18 @@ struct RetainedCopy {
 
 impl Report for Retained {
     fn text(&self, look: Look) -> String {
+        let verb = if self.dry_run {
+            "would be removed"
+        } else {
+            "was removed"
+        };
+        let leftovers = self.leftovers_of.iter().map(|uri| {
+            let uri = printable(&uri.to_string());
+            format!("the work directory left beside {uri} {verb}\n")
+        });
+        let leftovers: String = leftovers.collect();
         if self.copies.is_empty() {
-            return String::new();
+            return leftovers;
         }
         let now = Timestamp::now();
         let rows: Vec<Row> = self
@@ -125,7 +139,8 @@ impl Report for Retained {
                 ]
             })
             .collect();
-        table(look, &["COPY", "MADE", "SIZE", ""], &rows)
+        let copies = table(look, &["COPY", "MADE", "SIZE", ""], &rows);
+        format!("{leftovers}{copies}")
     }
 }
 
@@ -140,7 +155,13 @@ pub(super) async fn retain(args: &RetainArgs, app: &App, context: &mut Context) 
     let mut report = Retained {
         dry_run: args.dry_run,
         copies: Vec::new(),
+        leftovers_of: Vec::new(),
     };
+    for destination in find_spent(&dir).await? {
+        if args.dry_run || clean_up_after(&destination, &copyist(app)?).await? {
+            report.leftovers_of.push(destination.uri());
+        }
+    }
     for (copy, mut fate) in copies.into_iter().zip(fates) {
         if fate == Fate::Remove && !args.dry_run {
             let removed = remove_copy(dir.storage.as_ref(), &copy).await?;

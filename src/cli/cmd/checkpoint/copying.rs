@@ -67,8 +67,8 @@ pub(super) struct Course {
 impl Course {
     pub(super) fn begin(context: &Context) -> Result<Self> {
         let progress = Arc::new(Progress::begin(&context.out, context.global.quiet));
-        let shown = Arc::clone(&progress);
-        let interrupt = Interrupt::catch(move || shown.ending())?;
+        let (shown, left) = (Arc::clone(&progress), Arc::clone(&progress));
+        let interrupt = Interrupt::catch(move || shown.ending(), move || left.end())?;
         Ok(Self {
             progress,
             interrupt,

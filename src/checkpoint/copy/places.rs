@@ -1,0 +1,51 @@
+//! What can be refused before anything is written.
+
+use super::{CopyError, CopyRequest, Existing, Place, work};
+use crate::storage::DirIdentity;
+
+/// Refuses what can be refused before anything is written.
+///
+/// # Errors
+/// [`CopyError::Nested`], [`CopyError::Exists`], storage errors.
+pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
+    let (source, destination) = (&request.source, &request.destination);
+    if source.storage.authority() == destination.storage.authority() {
+        let (from, to) = (&source.path, &destination.path);
+        let nested = from == to || to.is_below(from) || from.is_below(to);
+        if nested || is_below_by_links(source, destination).await? {
+            return Err(CopyError::Nested {
+                destination: destination.uri(),
+                source_uri: source.uri(),
+            });
+        }
+    }
+    if request.existing == Existing::Refuse
+        && destination.exists().await?
+        && !work::is_published_here(destination).await?
+    {
+        return Err(CopyError::Exists {
+            destination: destination.uri(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a link on the way to the destination leads into the source.
+async fn is_below_by_links(source: &Place, destination: &Place) -> Result<bool, CopyError> {
+    let identity = match source.storage.identify_dir(&source.path).await {
+        Ok(identity @ DirIdentity::Inode { .. }) => identity,
+        // Without numbers there are no links either; what else is wrong with the source is told later.
+        Ok(DirIdentity::Unnumbered) | Err(_) => return Ok(false),
+    };
+    let mut above = destination.path.parent();
+    while let Some(dir) = above {
+        match destination.storage.identify_dir(&dir).await {
+            Ok(found) if found == identity => return Ok(true),
+            Err(error) if error.kind.is_unreachable() => return Err(error.into()),
+            // One that is missing is told later; one that may not be seen is not the source.
+            Ok(_) | Err(_) => {}
+        }
+        above = dir.parent();
+    }
+    Ok(false)
+}

@@ -1,0 +1,94 @@
+//! A copy in several passes: while the job still runs, and a last one.
+
+use tokio_util::sync::CancellationToken;
+
+use super::pass::{pass, plan_now};
+use super::{
+    CopyError, CopyReport, CopyRequest, Copyist, Events, Existing, Work, check_places,
+    copy_or_settle, unless_stopped,
+};
+use crate::checkpoint::plan::Tally;
+use crate::checkpoint::target::At;
+use crate::storage::StorageUri;
+
+/// Repeated passes into one work directory while the job still runs, then the last one.
+#[derive(Debug)]
+pub struct SyncedCopy {
+    request: CopyRequest,
+    work: Work,
+}
+
+impl SyncedCopy {
+    /// Takes up the work directory of the destination, or begins one.
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub async fn open(request: CopyRequest, copyist: &Copyist) -> Result<Self, CopyError> {
+        check_places(&request).await?;
+        let work = Work::open(&request, copyist).await?;
+        Ok(Self { request, work })
+    }
+
+    /// One pass as of the last committed batch; says what it had to copy.
+    ///
+    /// # Errors
+    /// [`CopyError`]; a later pass goes on with what is there.
+    pub async fn pass(
+        &mut self,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<Tally, CopyError> {
+        if self.request.existing == Existing::Refuse && self.request.destination.exists().await? {
+            return Err(CopyError::Exists {
+                destination: self.request.destination.uri(),
+            });
+        }
+        let request = CopyRequest {
+            at: At::Committed,
+            ..self.request.clone()
+        };
+        let made = match pass(&mut self.work, &request, None, events, shutdown).await {
+            // A minimal copy with a batch in flight restarts from there, and not from the batch before.
+            Err(CopyError::Damaged { .. }) => {
+                pass(&mut self.work, &self.request, None, events, shutdown).await?
+            }
+            made => made?,
+        };
+        Ok(made.1)
+    }
+
+    /// The URI of the work directory, for messages.
+    pub fn uri(&self) -> StorageUri {
+        self.work.uri()
+    }
+
+    /// The last pass, as of the batch that was asked for, and the publication.
+    ///
+    /// # Errors
+    /// [`CopyError`]; it can be called again.
+    pub async fn finish(
+        &mut self,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<CopyReport, CopyError> {
+        let request = self.request.clone();
+        let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
+        copy_or_settle(&mut self.work, &request, first, events, shutdown)
+            .await
+            .map_err(|error| error.of_copy_to(&self.request.destination))
+    }
+
+    /// Keeps the work directory while no pass is under way; to be called more often than a third of
+    /// the lease's time to live.
+    ///
+    /// # Errors
+    /// [`CopyError::Lease`] if another process took it over.
+    pub async fn keep(&mut self) -> Result<(), CopyError> {
+        self.work.keep().await
+    }
+
+    /// Gives the lease back; after [`SyncedCopy::finish`] the work directory goes too.
+    pub async fn close(self, published: bool) {
+        self.work.close(published).await;
+    }
+}
