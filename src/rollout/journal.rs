@@ -287,6 +287,8 @@ mod tests {
             .unwrap()
             .unwrap();
         found.reason = "taken over".to_owned();
+        // Whoever takes over has a lease of its own.
+        found.generation = crate::model::Generation(2);
         winner.append(&found).await.unwrap();
         // Whatever the loser still writes, it has the number that is taken.
         let late = loser.append(&record).await;

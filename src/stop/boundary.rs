@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -47,9 +46,10 @@ const MEMORY: usize = 20;
 /// Fewer gaps than this say nothing.
 const LEAST_GAPS: usize = 3;
 
-/// Of so many gaps and intervals one of the shortest is left out as an accident, and of so many batches
-/// a regular trigger may come early for one. The first batch of a driver takes long.
-const ACCIDENTS: RangeInclusive<usize> = 6..=10;
+/// Of each so many gaps and intervals one of the shortest is left out as an accident, and of so many
+/// batches a regular trigger may come early for one. Of fewer none: batches that follow each other would
+/// pass for regular ones.
+const ACCIDENTS: usize = 10;
 
 /// How far from a multiple of the interval a plan may come, as a share of the interval.
 const PHASE_TOLERANCE: f64 = 0.1;
@@ -201,8 +201,7 @@ fn duration(seconds: f64) -> Duration {
 
 /// How many of so many are taken for accidents.
 fn accidents(count: usize) -> usize {
-    let least = usize::from(count >= *ACCIDENTS.start());
-    least.max(count / ACCIDENTS.end())
+    count / ACCIDENTS
 }
 
 /// The least of these, but for accidents.

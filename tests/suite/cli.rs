@@ -56,6 +56,8 @@ fn every_command_has_an_example_and_what_changes_something_a_dry_run() {
         "checkpoint sync",
         "checkpoint rewind",
         "checkpoint retain",
+        "rollout start",
+        "rollout rollback",
     ];
     let mut seen = 0;
     for_every_command(&mut |name, command| {

@@ -94,7 +94,10 @@ fn add(corpus: &mut BTreeMap<&'static str, Vec<Vec<u8>>>, root: &Path, path: &Pa
         PathKind::OperatorMetadata { .. } => put("operator_metadata", content),
         PathKind::HadoopChecksum | PathKind::SparkChecksum => put("side_files", content),
         PathKind::State(state) => match state.file {
-            StateFile::Version { kind, .. } if kind == VersionKind::Zip => {
+            StateFile::Version {
+                kind: VersionKind::Zip,
+                ..
+            } => {
                 put("rocksdb_zip", content);
             }
             StateFile::Version { .. } => {

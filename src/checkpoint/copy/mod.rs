@@ -40,7 +40,7 @@ pub use places::check_places;
 pub use report::{CopyReport, Event, Events};
 pub use request::{Check, CopyRequest, Copyist, Damage, Existing, Pace, Place};
 pub use sync::SyncedCopy;
-pub use work::{Work, clean_up_after, find_spent};
+pub use work::{Work, clean_up_after, find_spent, work_dir_of};
 
 /// The outcome of `work`, or that it was told to end before. Only for what can be dropped half done.
 async fn unless_stopped<T>(

@@ -99,6 +99,11 @@ struct StatusArgs {
 /// Leaves a request; whoever drives the rollout takes it up. Where nobody does, this command goes on
 /// with the rollout itself.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  stepdown rollout promote clicks
+  stepdown rollout hold clicks
+  stepdown rollout abort clicks --no-wait")]
 struct SteerArgs {
     /// The job
     job: JobName,
@@ -133,6 +138,10 @@ struct RollbackArgs {
 
 /// Show the rollouts of a job, newest first, each with its gap
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  stepdown rollout history clicks
+  stepdown --json rollout history clicks --last 1")]
 struct HistoryArgs {
     /// The job
     job: JobName,

@@ -157,7 +157,7 @@ pub(super) async fn drive(
     begun: (Journal, Record),
     context: &mut Context,
 ) -> Result<Status> {
-    let interrupt = Interrupt::catch(|| {})?;
+    let interrupt = Interrupt::catch(|| {}, || {})?;
     let (sender, mut told) = tokio::sync::mpsc::channel(64);
     plan.told = Some(sender);
     let job = plan.job.clone();
