@@ -188,6 +188,11 @@ backend = "signal"
 backend = "command"
 request = ["r"]
 observe = ["o"]
+[jobs.clicks.slots.blue]
+checkpoints = ["/blue"]
+[jobs.clicks.slots.green]
+checkpoints = ["/green"]
+[jobs.clicks.rollout]
 [jobs.orders.stop]
 backend = "driver"
 "#,
