@@ -177,6 +177,9 @@ impl Rhythm {
             })
             .map(|between| between / (between / rough).round())
             .collect();
+        if parts.len() + accidents(between.len()) < between.len() {
+            return None;
+        }
         let interval = median(&parts)?;
         let tolerance = (interval * PHASE_TOLERANCE).max(0.02);
         let early = pairs(&self.batches)
