@@ -477,7 +477,8 @@ fn soak_rollouts_gap() -> Result<()> {
     let mut gaps: Vec<(Coming, Gap)> = Vec::new();
     for turn in 0..turns {
         let mut order = Coming::ALL;
-        order.rotate_left(turn % order.len());
+        let shift = turn % order.len();
+        order.rotate_left(shift);
         for coming in order {
             let last = stage.newest(slot, "commits")?.unwrap_or(0);
             stage.await_commits(slot, last + 2)?;
