@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::eye::Eye;
 use super::remote::{Remote, WATCH, fresh_path};
 use super::soak::{build, machine};
+use crate::common::scratch::scratch_dir;
 use crate::common::spark::pyspark_home;
 use crate::common::{Hdfs, SparkVersion, wait_until};
 
@@ -23,15 +24,13 @@ const ROLLOUT: Duration = Duration::from_mins(6);
 /// A start of Spark, or an end of it.
 const STEP: Duration = Duration::from_mins(4);
 
-/// The driver kit, built once for all tests of this binary, beside the one that `make driver-kit` makes.
+/// The driver kit, built once for all tests of this binary, where no other process replaces it under a JVM
+/// that runs with it.
 fn kit_jar() -> Result<&'static Path> {
     static JAR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || -> Result<PathBuf> {
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/driver/build.sh"))
-            .env(
-                "STEPDOWN_DRIVER_OUT",
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join("driver"),
-            )
+            .env("STEPDOWN_DRIVER_OUT", scratch_dir("kit")?)
             .output()?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "driver/build.sh: {text}");
