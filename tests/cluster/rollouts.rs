@@ -411,6 +411,7 @@ impl Stage {
         remote
             .eye()
             .touch(&remote.at(&format!("control/markers/clicks.{slot}")))?;
+        let hdfs = Hdfs::shared()?;
         let home = pyspark_home(self.version)?;
         let words = self.start_words(way)?;
         let (program, args) = words.split_first().context("no words")?;
@@ -420,8 +421,12 @@ impl Stage {
             .env("STEPDOWN_JOB", "clicks")
             .env("STEPDOWN_SLOT", slot)
             .env("STEPDOWN_CONTROL", format!("hdfs://{dir}/control"))
-            .env("STEPDOWN_CHECKPOINT", format!("hdfs://{dir}/ck/{slot}"))
-            .env("HADOOP_CONF_DIR", Hdfs::shared()?.conf_dir())
+            // Spark takes no checkpoint without an authority; the kit does.
+            .env(
+                "STEPDOWN_CHECKPOINT",
+                format!("{}{dir}/ck/{slot}", hdfs.nn_uri()),
+            )
+            .env("HADOOP_CONF_DIR", hdfs.conf_dir())
             .env("PYTHONPATH", &home)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYSPARK_PYTHON", "python3")
