@@ -38,6 +38,8 @@ mod remote;
 #[cfg(test)]
 mod safety;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]
 mod sandbox;

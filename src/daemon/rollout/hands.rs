@@ -537,6 +537,15 @@ impl Hands for RolloutHands {
                 .filter_map(|proof| proof.committed_at)
                 .max();
         }
+        let path = go_path(&self.plan.control, &self.plan.job, record.new);
+        if record.holds()
+            && record.gap.go_at.is_none()
+            && let Ok(stat) = self.plan.control.storage().stat(&path).await
+        {
+            // Given by a stepdown that ended before it saved when: the file's own time may be that of its
+            // writing ahead, which is before the old job's end.
+            record.gap.go_at = Some(stat.modified_at).max(record.gap.old_ended_at);
+        }
         if record.gap.new_committed_at.is_none() {
             record.gap.new_committed_at = self.first_commit(record).await;
         }

@@ -113,8 +113,9 @@ final class HadoopStorage implements Storage {
     @Override
     public void replace(URI file, byte[] bytes) throws IOException {
         // FileSystem has no public rename that replaces.
-        FileContext context = FileContext.getFileContext(root, conf);
-        Path target = new Path(file);
+        // Unlike that, a FileContext takes no hdfs:///path.
+        Path target = fileSystem().makeQualified(new Path(file));
+        FileContext context = FileContext.getFileContext(target.toUri(), conf);
         String name = "." + target.getName() + "." + UUID.randomUUID() + ".stepdown-tmp";
         Path temporary = new Path(target.getParent(), name);
         boolean isRenamed = false;
