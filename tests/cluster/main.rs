@@ -36,9 +36,9 @@ mod markers;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
-mod safety;
-#[cfg(test)]
 mod rollouts;
+#[cfg(test)]
+mod safety;
 #[cfg(test)]
 #[path = "../suite/sandbox.rs"]
 #[expect(dead_code, reason = "the suite uses more of it")]

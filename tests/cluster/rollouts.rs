@@ -19,6 +19,9 @@ use crate::common::scratch::scratch_dir;
 use crate::common::spark::pyspark_home;
 use crate::common::{Hdfs, SparkVersion, wait_until};
 
+/// The rows in a sink, by query id and batch; each time that a batch was written.
+type Sink = BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>>;
+
 /// A whole rollout on a machine that others use as well: a start of Spark, its warm-up, a drain, batches.
 const ROLLOUT: Duration = Duration::from_mins(6);
 /// A start of Spark, or an end of it.
@@ -165,13 +168,13 @@ gate-commits = 2
             let lines = self.remote.log(log);
             let lines: Vec<&str> = lines.lines().collect();
             let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-            text.push_str(&format!("--- {log}\n{tail}\n"));
+            text.push_str(&["--- ", log, "\n", &tail, "\n"].concat());
         }
         text
     }
 
     /// What was written to a sink: by query id and batch, the rows of each time it was written.
-    fn sink(&self, name: &str) -> Result<BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>>> {
+    fn sink(&self, name: &str) -> Result<Sink> {
         let mut all: BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>> = BTreeMap::new();
         let text = fs::read_to_string(self.remote.path(name)).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -552,7 +555,7 @@ fn write_gaps(gaps: &[(Coming, Gap)], turns: usize) -> Result<()> {
                 format!("{:.2} s", median(values))
             }
         };
-        text.push_str(&format!(
+        let row = format!(
             "| {} | {} s | {:.1} s | {} | {} | {} | 1 : {:.1} |\n",
             coming.as_str(),
             each.join(", "),
@@ -561,17 +564,19 @@ fn write_gaps(gaps: &[(Coming, Gap)], turns: usize) -> Result<()> {
             part(1),
             part(2),
             scripted / middle(coming),
-        ));
+        );
+        text.push_str(&row);
     }
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    text.push_str(&format!(
+    let foot = format!(
         "\n{}; stepdown {} ({} build); {}; load average {load} at the end.\n",
         jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
         env!("CARGO_PKG_VERSION"),
         build(),
         machine(),
-    ));
+    );
+    text.push_str(&foot);
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
     let old = fs::read_to_string(&page)?;
     let (before, rest) = old
