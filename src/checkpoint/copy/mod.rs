@@ -2,7 +2,7 @@
 //!
 //! A copy is made in a work directory beside its destination (`.<name>.stepdown-copy/`): the files
 //! in `tree/`, a journal of what is there and verified, and a lease, so that of two copies to one
-//! destination one is told to wait. [`work`] keeps that directory, [`pass`] plans and makes it hold the
+//! destination one is told to wait. [`work`] keeps that directory, [`mod@pass`] plans and makes it hold the
 //! plan, [`transfer`] moves the bytes, [`publish`] checks the whole, writes the manifest and renames `tree/` to the destination. A copy
 //! that was cut short goes on where it was: what the journal has is not copied again.
 

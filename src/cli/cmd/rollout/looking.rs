@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
-use crate::cli::output::{Look, Report, Tone, table};
+use crate::cli::output::{Format, Look, Report, Tone, table};
 use crate::config::duration;
 use crate::daemon::rollout::RolloutPlan;
 use crate::model::{BatchId, Slot};
@@ -160,7 +160,10 @@ async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
         )
     };
     let lag_batches = match (committed(&old), committed(&new)) {
-        (Some(old), Some(new)) if record.state != State::Ended => {
+        // A copy that is not published yet is not behind: it is nowhere.
+        (Some(old), Some(new))
+            if record.state != State::Ended && new.iter().any(Option::is_some) =>
+        {
             let behind = |(old, new): (Option<BatchId>, Option<BatchId>)| {
                 let next = |batch: Option<BatchId>| batch.map_or(0, |batch| batch.0 + 1);
                 next(old).saturating_sub(next(new))
@@ -201,6 +204,10 @@ async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
 pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) -> Result<Status> {
     let (_, plan) = super::plan(app, &args.job)?;
     let mut told: Option<StatusReport> = None;
+    let redraws = args.follow
+        && context.out.is_terminal()
+        && context.out.look().colors
+        && context.out.format() == Format::Text;
     loop {
         match load_newest(&plan.control, &plan.job).await {
             Ok(Some(record)) => {
@@ -210,7 +217,15 @@ pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) 
                 let is_new = told.as_ref().is_none_or(|told| {
                     told.record != report.record || told.old != report.old || told.new != report.new
                 });
-                if is_new || context.out.is_terminal() {
+                if is_new || redraws {
+                    // What has not come further is written over.
+                    let same = told
+                        .as_ref()
+                        .filter(|told| redraws && told.record.state == report.record.state);
+                    if let Some(told) = same {
+                        let lines = told.text(context.out.look()).lines().count();
+                        context.out.raw(format!("\x1b[{lines}A\x1b[J").as_bytes())?;
+                    }
                     context.out.event(&report)?;
                     told = Some(report);
                 }

@@ -12,7 +12,7 @@ use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::output::{Look, Report};
+use crate::cli::output::{Format, Look, Report};
 use crate::cli::target::resolve_here;
 use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Seat, Wanted};
@@ -149,6 +149,14 @@ pub(super) async fn try_seat(
     plan.take_seat(&daemon, watch).await
 }
 
+/// Tells a state that was entered; with `--quiet` people are not told.
+fn tell(record: &Record, context: &mut Context) -> std::io::Result<()> {
+    if context.global.quiet && context.out.format() == Format::Text {
+        return Ok(());
+    }
+    context.out.event(&Told(record))
+}
+
 /// Drives a rollout to its end and tells every state.
 pub(super) async fn drive(
     mut plan: RolloutPlan,
@@ -166,12 +174,12 @@ pub(super) async fn drive(
     let ended = loop {
         tokio::select! {
             biased;
-            Some(record) = told.recv() => context.out.event(&Told(&record))?,
+            Some(record) = told.recv() => tell(&record, context)?,
             ended = &mut driven => break ended,
         }
     };
     while let Ok(record) = told.try_recv() {
-        context.out.event(&Told(&record))?;
+        tell(&record, context)?;
     }
     let (ending, record) = ended?;
     match ending {
