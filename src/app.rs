@@ -1,5 +1,7 @@
 //! The wiring: from the configuration to the parts. The only file that knows every part.
 
+mod slots;
+
 use std::sync::Arc;
 
 use crate::checkpoint::copy::{Existing, Place};
@@ -25,6 +27,8 @@ use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::StatusBoard;
 use crate::storage::open::{StorageOptions, Storages};
 use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, StorageUri};
+
+pub use slots::ConfiguredSlots;
 
 /// The parts, made from one configuration.
 #[derive(Debug)]

@@ -277,7 +277,7 @@ fn job(
                     if let Err(refusal) = check_boundary(&found) {
                         section.problem("checkpoints", refusal);
                     }
-                    slots.insert(slot, found);
+                    slots.insert(slot, Box::new(found));
                 }
             }
             Err(invalid) => slot_section.problem_here(Refusal::new(invalid.to_string())),

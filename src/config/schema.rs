@@ -333,8 +333,8 @@ pub struct Job {
     pub copy_deadline: Duration,
     /// Its hooks: its own, those of `[hooks]` for what it does not name.
     pub hooks: Hooks,
-    /// Its slots; at least one.
-    pub slots: BTreeMap<Slot, JobSlot>,
+    /// Its slots; at least one. Boxed, since a map has room for many where there are one or two.
+    pub slots: BTreeMap<Slot, Box<JobSlot>>,
 }
 
 impl Job {
@@ -357,7 +357,7 @@ impl Job {
             copy_existing: CopyExisting::Refuse,
             copy_deadline: Self::COPY_DEADLINE,
             hooks,
-            slots: BTreeMap::from([(slot, of)]),
+            slots: BTreeMap::from([(slot, Box::new(of))]),
         }
     }
 }

@@ -33,11 +33,15 @@ mod json_output;
 #[cfg(test)]
 mod kit_status;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod race_table;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod resting;
 #[cfg(test)]
 mod run_asks;
 #[cfg(test)]

@@ -1,0 +1,288 @@
+//! The slots of one directory: a row for each, and an engine for those in which something happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Daemon;
+use super::alarm::Alarms;
+use super::poller::{Poller, Views};
+use super::resting::{Rested, RestedAttempt};
+use super::sentinel_keeper::SentinelKeeper;
+use super::slot::SlotEngine;
+use super::watch::SlotSource;
+use crate::marker::GuardRecord;
+use crate::marker::poll::error_chain;
+use crate::model::AttemptId;
+use crate::stop::Backend;
+use crate::stop::wakes::{Sleeper, Wakes};
+
+/// How many slots of a directory are looked at for the first time at once, so that a start with
+/// thousands of them needs little memory.
+const STARTS_AT_ONCE: usize = 256;
+
+/// How long a first look counts among those: one that hangs must not keep the others waiting.
+const START: Duration = Duration::from_secs(2);
+
+/// What is known of one slot.
+#[derive(Debug)]
+struct Row {
+    /// Its position in the source of the slots.
+    place: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody has looked yet.
+    New,
+    /// It has an engine, and was woken since that began, or not.
+    Awake { was_woken: bool },
+    /// Nothing runs in it.
+    Idle(Arc<dyn Backend>),
+    /// Nothing is the matter with its attempt.
+    Armed(Box<Armed>),
+    /// It rests, and alarms are on.
+    Alarmed(Box<Rested>),
+}
+
+/// As [`RestedAttempt`]; the directory is nearly always the same for all.
+#[derive(Debug)]
+struct Armed {
+    attempt: AttemptId,
+    directory: Arc<GuardRecord>,
+    backend: Arc<dyn Backend>,
+}
+
+/// What a task of a directory comes to.
+enum Ended {
+    /// The poller ended.
+    Poller,
+    /// The engine of the row with this number rests, or ended.
+    Engine(u32, Option<Rested>),
+}
+
+/// The slots of one directory.
+pub(super) struct Rows {
+    daemon: Daemon,
+    source: Arc<dyn SlotSource>,
+    rows: Vec<Row>,
+    wakes: Arc<Wakes>,
+    views: Views,
+    stop: CancellationToken,
+    tasks: JoinSet<Ended>,
+    /// The directory that was rested in last.
+    directory: Option<Arc<GuardRecord>>,
+}
+
+impl Rows {
+    /// Rows for the slots at these `places` of the source, in the order of the poll from which the
+    /// `views` come.
+    pub(super) fn new(
+        daemon: Daemon,
+        source: Arc<dyn SlotSource>,
+        places: Vec<u32>,
+        wakes: Arc<Wakes>,
+        views: Views,
+        stop: CancellationToken,
+    ) -> Self {
+        let row = |place| Row {
+            place,
+            state: State::New,
+        };
+        Self {
+            daemon,
+            source,
+            rows: places.into_iter().map(row).collect(),
+            wakes,
+            views,
+            stop,
+            tasks: JoinSet::new(),
+            directory: None,
+        }
+    }
+
+    /// Runs the poller, and an engine for each slot that has something to do, until all have ended
+    /// after the stop. True if none failed.
+    pub(super) async fn run(mut self, keeper: SentinelKeeper, poller: Poller) -> bool {
+        let polling = keeper.run(poller, self.stop.clone());
+        self.tasks.spawn(async move {
+            polling.await;
+            Ended::Poller
+        });
+        let wakes = Arc::clone(&self.wakes);
+        let stop = self.stop.clone();
+        let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
+        let mut begun = 0_usize;
+        let mut is_sound = true;
+        loop {
+            let is_stopped = stop.is_cancelled();
+            if is_stopped && self.tasks.is_empty() {
+                return is_sound;
+            }
+            tokio::select! {
+                () = stop.cancelled(), if !is_stopped => {}
+                Some(ended) = self.tasks.join_next() => {
+                    if !self.take(ended) {
+                        // One engine's fault must not leave its slot unwatched in silence: the whole
+                        // group ends, the daemon notices and ends with an error, and its supervisor
+                        // starts it anew.
+                        is_sound = false;
+                        stop.cancel();
+                    }
+                }
+                woken = wakes.next(), if !is_stopped => {
+                    for number in woken {
+                        self.wake(number);
+                    }
+                }
+                permit = Arc::clone(&starts).acquire_owned(), if !is_stopped && begun < self.rows.len() => {
+                    self.begin(begun, permit.ok());
+                    begun += 1;
+                }
+            }
+        }
+    }
+
+    /// Takes the end of a task; false if it was a fault.
+    fn take(&mut self, ended: Result<Ended, tokio::task::JoinError>) -> bool {
+        match ended {
+            Ok(Ended::Engine(number, Some(rested))) => {
+                let state = self.state_of(rested);
+                let row = usize::try_from(number)
+                    .ok()
+                    .and_then(|at| self.rows.get_mut(at));
+                if let Some(row) = row {
+                    let before = std::mem::replace(&mut row.state, state);
+                    if matches!(before, State::Awake { was_woken: true }) {
+                        self.wake(number);
+                    }
+                }
+                true
+            }
+            Ok(Ended::Poller | Ended::Engine(_, None)) => {
+                let is_expected = self.stop.is_cancelled();
+                if !is_expected {
+                    tracing::error!("a task ended although nobody asked for it");
+                }
+                is_expected
+            }
+            Err(error) => {
+                tracing::error!("a task failed: {error}");
+                !error.is_panic()
+            }
+        }
+    }
+
+    fn state_of(&mut self, rested: Rested) -> State {
+        if !rested.alarms.is_empty() {
+            return State::Alarmed(Box::new(rested));
+        }
+        let Some(RestedAttempt { attempt, directory }) = rested.armed else {
+            return State::Idle(rested.backend);
+        };
+        let shared = match &self.directory {
+            Some(known) if **known == directory => Arc::clone(known),
+            _ => Arc::clone(self.directory.insert(Arc::new(directory))),
+        };
+        State::Armed(Box::new(Armed {
+            attempt,
+            directory: shared,
+            backend: rested.backend,
+        }))
+    }
+
+    /// Has a slot looked at for the first time.
+    fn begin(&mut self, at: usize, permit: Option<OwnedSemaphorePermit>) {
+        let (Ok(number), Some(row)) = (u32::try_from(at), self.rows.get_mut(at)) else {
+            return;
+        };
+        row.state = State::Awake { was_woken: false };
+        let place = row.place;
+        let Some(mut engine) = self.engine(number, place) else {
+            return;
+        };
+        let sleeper = Sleeper::new(Arc::clone(&self.wakes), number);
+        let begun = engine.begun();
+        tokio::spawn(async move {
+            // Whichever comes first.
+            let _over = tokio::time::timeout(START, begun).await;
+            drop(permit);
+        });
+        self.tasks
+            .spawn(async move { Ended::Engine(number, engine.run_to_rest(sleeper, None).await) });
+    }
+
+    /// Makes the engine of a slot that rests again; one that is awake sees by itself what woke it.
+    fn wake(&mut self, number: u32) {
+        let row = usize::try_from(number)
+            .ok()
+            .and_then(|at| self.rows.get_mut(at));
+        let Some(row) = row else {
+            return;
+        };
+        let awake = State::Awake { was_woken: false };
+        let rested = match std::mem::replace(&mut row.state, awake) {
+            State::New => {
+                row.state = State::New;
+                return;
+            }
+            State::Awake { .. } => {
+                row.state = State::Awake { was_woken: true };
+                return;
+            }
+            State::Idle(backend) => Rested {
+                armed: None,
+                alarms: Alarms::default(),
+                backend,
+            },
+            State::Armed(armed) => Rested {
+                armed: Some(RestedAttempt {
+                    attempt: armed.attempt,
+                    directory: Arc::unwrap_or_clone(armed.directory),
+                }),
+                alarms: Alarms::default(),
+                backend: armed.backend,
+            },
+            State::Alarmed(rested) => *rested,
+        };
+        let place = row.place;
+        let Some(engine) = self.engine(number, place) else {
+            return;
+        };
+        let sleeper = Sleeper::new(Arc::clone(&self.wakes), number);
+        self.tasks.spawn(async move {
+            Ended::Engine(number, engine.run_to_rest(sleeper, Some(rested)).await)
+        });
+    }
+
+    /// The engine of a slot. `None` where it cannot be made, although it could at the start: then the
+    /// group ends.
+    fn engine(&self, number: u32, place: u32) -> Option<SlotEngine> {
+        let (Ok(index), Ok(place)) = (usize::try_from(number), usize::try_from(place)) else {
+            return None;
+        };
+        match self.source.plan(place) {
+            Ok(planned) => {
+                let sightings = self.views.of(index);
+                sightings.stay_awake();
+                Some(SlotEngine::new(
+                    self.daemon.clone(),
+                    planned.spec,
+                    planned.control,
+                    planned.backend,
+                    sightings,
+                    self.stop.clone(),
+                ))
+            }
+            Err(error) => {
+                tracing::error!("a slot cannot be set up: {}", error_chain(&error));
+                self.stop.cancel();
+                None
+            }
+        }
+    }
+}
