@@ -214,7 +214,7 @@ impl App {
             hooks: Hooks {
                 job: job.name.clone(),
                 slot,
-                programs: if job.hooks == self.config().hooks {
+                programs: if *job.hooks == self.config().hooks {
                     Arc::clone(&self.programs)
                 } else {
                     hook_programs(&job.hooks)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{JobName, Slot};
@@ -332,7 +333,7 @@ pub struct Job {
     /// How long the copies may keep the receipt waiting.
     pub copy_deadline: Duration,
     /// Its hooks: its own, those of `[hooks]` for what it does not name.
-    pub hooks: Hooks,
+    pub hooks: Arc<Hooks>,
     /// Its slots; at least one. Boxed, since a map has room for many where there are one or two.
     pub slots: BTreeMap<Slot, Box<JobSlot>>,
 }
@@ -356,7 +357,7 @@ impl Job {
             on_stopped: OnStopped::Nothing,
             copy_existing: CopyExisting::Refuse,
             copy_deadline: Self::COPY_DEADLINE,
-            hooks,
+            hooks: Arc::new(hooks),
             slots: BTreeMap::from([(slot, Box::new(of))]),
         }
     }

@@ -17,12 +17,16 @@ use super::watch::SlotSource;
 use crate::marker::GuardRecord;
 use crate::marker::poll::error_chain;
 use crate::model::AttemptId;
+use crate::process::heap;
 use crate::stop::Backend;
 use crate::stop::wakes::{Sleeper, Wakes};
 
 /// How many slots of a directory are looked at for the first time at once, so that a start with
 /// thousands of them needs little memory.
 const STARTS_AT_ONCE: usize = 256;
+
+/// From so many engines at once on, what they leave behind is given back to the system.
+const MANY: usize = 128;
 
 /// How long a first look counts among those: one that hangs must not keep the others waiting.
 const START: Duration = Duration::from_secs(2);
@@ -118,7 +122,13 @@ impl Rows {
         let starts = Arc::new(Semaphore::new(STARTS_AT_ONCE));
         let mut begun = 0_usize;
         let mut is_sound = true;
+        let mut most = 0;
         loop {
+            most = most.max(self.tasks.len());
+            if most >= MANY && self.tasks.len() <= most / 8 && begun == self.rows.len() {
+                most = 0;
+                heap::give_back();
+            }
             let is_stopped = stop.is_cancelled();
             if is_stopped && self.tasks.is_empty() {
                 return is_sound;

@@ -20,6 +20,7 @@ pub mod exit;
 pub mod forward;
 pub mod gate;
 pub mod group;
+pub mod heap;
 pub mod identity;
 pub mod pid_file;
 pub mod restart;

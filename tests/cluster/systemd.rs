@@ -89,13 +89,19 @@ fn systemd_finds_no_mistake_in_the_units() -> Result<()> {
 
 #[test]
 fn the_watcher_is_ready_reloads_is_watched_over_and_stops() -> Result<()> {
+    const JOB: &str = "job.service";
     let place = Place::new("systemd-watch")?;
     place.configure(&place.pid_file_job("clicks", "", ""))?;
-    let job = place.job("clicks")?;
-    let bare = job.start(&[])?;
-    place.write_pid("clicks", bare.pid())?;
     place.touch("clicks")?;
     let systemd = Systemd::start(&place.path(""))?;
+    // The job has to be where the watcher sees processes.
+    let job = place.job("clicks")?;
+    let argv = job.argv(&[]);
+    let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let text = format!("[Service]\nExecStart={}\n", words.join(" "));
+    systemd.install(JOB, &text, &[])?;
+    systemd.succeed(&["start", JOB])?;
+    place.write_pid("clicks", systemd.property(JOB, "MainPID")?.parse()?)?;
     // Quicker than the unit's, or the test would take minutes.
     let quick = [("WatchdogSec", "3"), ("RestartSec", "100ms")];
     install(&systemd, &place, WATCH, &quick)?;
@@ -103,6 +109,7 @@ fn the_watcher_is_ready_reloads_is_watched_over_and_stops() -> Result<()> {
     // `systemctl start` returns once the watcher has said that it is ready.
     systemd.succeed(&["start", WATCH])?;
     ensure!(place.log("stepdown").contains("watching"), "not ready yet");
+    await_said(&place, "armed", 1)?;
     assert_eq!(systemd.property(WATCH, "ActiveState")?, "active");
     let main = systemd.property(WATCH, "MainPID")?;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use sd_notify::NotifyState;
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, ConfiguredSlots};
@@ -18,7 +19,7 @@ use crate::config::Job;
 use crate::daemon::signals::Signals;
 use crate::daemon::watch::{Changes, SlotSource, Watcher};
 use crate::model::{JobName, Slot};
-use crate::process::Signal;
+use crate::process::{Signal, heap};
 use crate::storage::StorageUri;
 
 /// How long the engines may take to come to a safe point after the first signal.
@@ -26,6 +27,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Pause between two looks at the daemon's own health, where no watchdog asks for less.
 const HEALTH: Duration = Duration::from_secs(5);
+
+/// How long after a start or a reload the memory that these took is given back.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// Watch the markers of all configured jobs and act on them
 ///
@@ -144,10 +148,14 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     tell(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled();
     let mut health = tokio::time::interval(watchdog.map_or(HEALTH, |time| time / 3).min(HEALTH));
+    let mut settles_at = Some(Instant::now() + SETTLED);
     let ended_by = loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::HUP => reload(&args, context, &mut watcher),
+                Signal::HUP => {
+                    reload(&args, context, &mut watcher);
+                    settles_at = Some(Instant::now() + SETTLED);
+                }
                 other => break other,
             },
             _ = health.tick() => {
@@ -159,6 +167,10 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
                 }
                 if watchdog.is_some() {
                     tell(&[NotifyState::Watchdog]);
+                }
+                if settles_at.is_some_and(|at| at <= Instant::now()) {
+                    settles_at = None;
+                    heap::give_back();
                 }
             }
         }
