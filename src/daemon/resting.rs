@@ -5,14 +5,11 @@
 //! everything that it waits for: nothing is to be repeated, no alarm is to come, no clock runs. What is
 //! kept is on the storage, too (the armed record), so that a crash while a slot rests loses nothing.
 
-use std::sync::Arc;
-
 use super::alarm::Alarms;
 use super::following::Watched;
 use super::slot::SlotEngine;
 use crate::marker::GuardRecord;
 use crate::model::AttemptId;
-use crate::stop::Backend;
 
 /// What is kept of an engine that rests.
 #[derive(Debug)]
@@ -21,8 +18,6 @@ pub(super) struct Rested {
     pub(super) armed: Option<RestedAttempt>,
     /// The alarms that are on.
     pub(super) alarms: Alarms,
-    /// With what it knows of the attempt.
-    pub(super) backend: Arc<dyn Backend>,
 }
 
 /// An attempt whose marker stands as it should.
@@ -39,7 +34,6 @@ impl SlotEngine {
         Rested {
             armed,
             alarms: std::mem::take(&mut self.alarms),
-            backend: Arc::clone(&self.backend),
         }
     }
 

@@ -21,21 +21,24 @@ use crate::process::heap;
 use crate::stop::Backend;
 use crate::stop::wakes::{Sleeper, Wakes};
 
-/// How many slots of a directory are looked at for the first time at once, so that a start with
-/// thousands of them needs little memory.
-const STARTS_AT_ONCE: usize = 256;
+/// How many slots of a directory are looked at for the first time at once: few enough to fit into what
+/// reading the configuration has left in the heap, and enough that a start takes few rounds, since each
+/// attempt that was not armed before has to see one.
+const STARTS_AT_ONCE: usize = 512;
 
 /// From so many engines at once on, what they leave behind is given back to the system.
 const MANY: usize = 128;
 
 /// How long a first look counts among those: one that hangs must not keep the others waiting.
-const START: Duration = Duration::from_secs(2);
+const START: Duration = Duration::from_secs(20);
 
 /// What is known of one slot.
 #[derive(Debug)]
 struct Row {
     /// Its position in the source of the slots.
     place: u32,
+    /// The same for all its engines, with what it knows of the attempt.
+    backend: Arc<dyn Backend>,
     state: State,
 }
 
@@ -46,19 +49,16 @@ enum State {
     /// It has an engine, and was woken since that began, or not.
     Awake { was_woken: bool },
     /// Nothing runs in it.
-    Idle(Arc<dyn Backend>),
-    /// Nothing is the matter with its attempt.
-    Armed(Box<Armed>),
+    Idle,
+    /// Nothing is the matter with its attempt. Not boxed: pieces that are kept, among all that a start
+    /// frees, would keep the heap from shrinking.
+    Armed {
+        attempt: AttemptId,
+        /// Nearly always the same for all.
+        directory: Arc<GuardRecord>,
+    },
     /// It rests, and alarms are on.
     Alarmed(Box<Rested>),
-}
-
-/// As [`RestedAttempt`]; the directory is nearly always the same for all.
-#[derive(Debug)]
-struct Armed {
-    attempt: AttemptId,
-    directory: Arc<GuardRecord>,
-    backend: Arc<dyn Backend>,
 }
 
 /// What a task of a directory comes to.
@@ -73,7 +73,7 @@ enum Ended {
 pub(super) struct Rows {
     daemon: Daemon,
     source: Arc<dyn SlotSource>,
-    rows: Vec<Row>,
+    slots: Vec<Row>,
     wakes: Arc<Wakes>,
     views: Views,
     stop: CancellationToken,
@@ -83,24 +83,25 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Rows for the slots at these `places` of the source, in the order of the poll from which the
-    /// `views` come.
+    /// Rows for the slots at these `places` of the source, with their backends, in the order of the poll
+    /// from which the `views` come.
     pub(super) fn new(
         daemon: Daemon,
         source: Arc<dyn SlotSource>,
-        places: Vec<u32>,
+        places: Vec<(u32, Arc<dyn Backend>)>,
         wakes: Arc<Wakes>,
         views: Views,
         stop: CancellationToken,
     ) -> Self {
-        let row = |place| Row {
+        let row = |(place, backend)| Row {
             place,
+            backend,
             state: State::New,
         };
         Self {
             daemon,
             source,
-            rows: places.into_iter().map(row).collect(),
+            slots: places.into_iter().map(row).collect(),
             wakes,
             views,
             stop,
@@ -125,7 +126,7 @@ impl Rows {
         let mut most = 0;
         loop {
             most = most.max(self.tasks.len());
-            if most >= MANY && self.tasks.len() <= most / 8 && begun == self.rows.len() {
+            if most >= MANY && self.tasks.len() <= most / 8 && begun == self.slots.len() {
                 most = 0;
                 heap::give_back();
             }
@@ -149,7 +150,7 @@ impl Rows {
                         self.wake(number);
                     }
                 }
-                permit = Arc::clone(&starts).acquire_owned(), if !is_stopped && begun < self.rows.len() => {
+                permit = Arc::clone(&starts).acquire_owned(), if !is_stopped && begun < self.slots.len() => {
                     self.begin(begun, permit.ok());
                     begun += 1;
                 }
@@ -164,7 +165,7 @@ impl Rows {
                 let state = self.state_of(rested);
                 let row = usize::try_from(number)
                     .ok()
-                    .and_then(|at| self.rows.get_mut(at));
+                    .and_then(|at| self.slots.get_mut(at));
                 if let Some(row) = row {
                     let before = std::mem::replace(&mut row.state, state);
                     if matches!(before, State::Awake { was_woken: true }) {
@@ -192,27 +193,26 @@ impl Rows {
             return State::Alarmed(Box::new(rested));
         }
         let Some(RestedAttempt { attempt, directory }) = rested.armed else {
-            return State::Idle(rested.backend);
+            return State::Idle;
         };
         let shared = match &self.directory {
             Some(known) if **known == directory => Arc::clone(known),
             _ => Arc::clone(self.directory.insert(Arc::new(directory))),
         };
-        State::Armed(Box::new(Armed {
+        State::Armed {
             attempt,
             directory: shared,
-            backend: rested.backend,
-        }))
+        }
     }
 
     /// Has a slot looked at for the first time.
     fn begin(&mut self, at: usize, permit: Option<OwnedSemaphorePermit>) {
-        let (Ok(number), Some(row)) = (u32::try_from(at), self.rows.get_mut(at)) else {
+        let (Ok(number), Some(row)) = (u32::try_from(at), self.slots.get_mut(at)) else {
             return;
         };
         row.state = State::Awake { was_woken: false };
-        let place = row.place;
-        let Some(mut engine) = self.engine(number, place) else {
+        let (place, backend) = (row.place, Arc::clone(&row.backend));
+        let Some(mut engine) = self.engine(number, place, backend) else {
             return;
         };
         let sleeper = Sleeper::new(Arc::clone(&self.wakes), number);
@@ -230,7 +230,7 @@ impl Rows {
     fn wake(&mut self, number: u32) {
         let row = usize::try_from(number)
             .ok()
-            .and_then(|at| self.rows.get_mut(at));
+            .and_then(|at| self.slots.get_mut(at));
         let Some(row) = row else {
             return;
         };
@@ -244,23 +244,21 @@ impl Rows {
                 row.state = State::Awake { was_woken: true };
                 return;
             }
-            State::Idle(backend) => Rested {
+            State::Idle => Rested {
                 armed: None,
                 alarms: Alarms::default(),
-                backend,
             },
-            State::Armed(armed) => Rested {
+            State::Armed { attempt, directory } => Rested {
                 armed: Some(RestedAttempt {
-                    attempt: armed.attempt,
-                    directory: Arc::unwrap_or_clone(armed.directory),
+                    attempt,
+                    directory: Arc::unwrap_or_clone(directory),
                 }),
                 alarms: Alarms::default(),
-                backend: armed.backend,
             },
             State::Alarmed(rested) => *rested,
         };
-        let place = row.place;
-        let Some(engine) = self.engine(number, place) else {
+        let (place, backend) = (row.place, Arc::clone(&row.backend));
+        let Some(engine) = self.engine(number, place, backend) else {
             return;
         };
         let sleeper = Sleeper::new(Arc::clone(&self.wakes), number);
@@ -271,7 +269,7 @@ impl Rows {
 
     /// The engine of a slot. `None` where it cannot be made, although it could at the start: then the
     /// group ends.
-    fn engine(&self, number: u32, place: u32) -> Option<SlotEngine> {
+    fn engine(&self, number: u32, place: u32, backend: Arc<dyn Backend>) -> Option<SlotEngine> {
         let (Ok(index), Ok(place)) = (usize::try_from(number), usize::try_from(place)) else {
             return None;
         };
@@ -283,7 +281,7 @@ impl Rows {
                     self.daemon.clone(),
                     planned.spec,
                     planned.control,
-                    planned.backend,
+                    backend,
                     sightings,
                     self.stop.clone(),
                 ))

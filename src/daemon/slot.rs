@@ -143,7 +143,6 @@ impl SlotEngine {
             // What was left over was looked for before the rest.
             self.left_over = Some(Vec::new());
             self.alarms = from.alarms;
-            self.backend = from.backend;
             rested = from.armed;
         }
         loop {

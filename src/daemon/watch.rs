@@ -76,8 +76,8 @@ struct Group {
     dir: StoragePath,
     sentinel_dir: StoragePath,
     source: Arc<dyn SlotSource>,
-    /// The slots, by their positions in the source, and the names of their markers.
-    places: Vec<u32>,
+    /// The slots, by their positions in the source, with their backends; and the names of their markers.
+    places: Vec<(u32, Arc<dyn Backend>)>,
     names: Vec<String>,
     hasher: blake3::Hasher,
     policy: PollPolicy,
@@ -226,7 +226,7 @@ fn group(
             hasher: blake3::Hasher::new(),
             policy,
         });
-        group.places.push(place);
+        group.places.push((place, slot.backend));
         group.names.push(spec.marker.path.name().to_owned());
         group.hasher.update(&slot.fingerprint.0);
     }
