@@ -103,6 +103,7 @@ impl Stage {
             phase,
             marker: None,
             exit: None,
+            kit: None,
             written_at: Timestamp::now(),
         };
         save_status(&self.control, &status).await.expect("a status");
