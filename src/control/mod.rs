@@ -12,7 +12,7 @@ mod sentinel;
 use std::sync::Arc;
 
 use crate::model::{JobName, Slot, StopId};
-use crate::storage::{self, ErrorKind, Storage, StoragePath, StorageUri};
+use crate::storage::{self, Depth, ErrorKind, FileStat, Storage, StoragePath, StorageUri};
 
 pub use document::{
     Document, DocumentError, FORMAT, Prepared, Saved, load, load_optional, prepare_new,
@@ -176,6 +176,21 @@ impl ControlDir {
             Err(error) if error.kind == ErrorKind::NotFound => Err(DocumentError::NoControl {
                 uri: self.uri(self.root()),
             }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The entries of a folder of it; none where the folder was not made yet.
+    ///
+    /// # Errors
+    /// Storage errors; `NoControl`, where a missing folder says nothing.
+    pub async fn list(&self, dir: &StoragePath) -> Result<Vec<FileStat>, DocumentError> {
+        match self.storage().list(dir, Depth::Children).await {
+            Ok(entries) => Ok(entries),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.vouch().await?;
+                Ok(Vec::new())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -154,7 +154,8 @@ fn copies(receipt: &Receipt) -> String {
     uris.join("\n")
 }
 
-async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
+/// Runs a hook to its end, at most for `timeout`; what goes wrong is logged.
+pub(super) async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
     // Never closed, so there is always a permit in the end.
     let _permit = AT_ONCE.acquire().await;
     match tokio::time::timeout(timeout, command.status()).await {

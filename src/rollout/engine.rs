@@ -399,10 +399,6 @@ impl<'h> Engine<'h> {
                 return Err(StepError::Again(what));
             }
         }
-        if act == Act::Go && self.record.gap.go_at.is_none() {
-            // Not the file's own time: it was written ahead, and only renamed now.
-            self.record.gap.go_at = Some(self.now());
-        }
         (self.crash_point)(&format!("rollout-{act}-done"));
         if !act.is_observed() {
             self.record.done.insert(act);

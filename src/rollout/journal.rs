@@ -9,10 +9,10 @@ use crate::control::{
     ControlDir, DocumentError, Prepared, Saved, load, prepare_new, publish_new, save_new,
 };
 use crate::model::JobName;
-use crate::storage::{Depth, ErrorKind, StorageError, StoragePath};
+use crate::storage::{StorageError, StoragePath};
 
 use super::record::{Record, RolloutId};
-use super::state::State;
+use super::state::{Outcome, State};
 
 /// How many entries of one rollout are kept.
 const KEPT_ENTRIES: u64 = 20;
@@ -71,14 +71,7 @@ pub async fn list_rollouts(
     job: &JobName,
 ) -> Result<Vec<RolloutId>, DocumentError> {
     let dir = rollouts_dir(control, job);
-    let entries = match control.storage().list(&dir, Depth::Children).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            control.vouch().await?;
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let entries = control.list(&dir).await?;
     let mut ids: Vec<RolloutId> = entries
         .iter()
         .filter_map(|entry| entry.path.name().parse().ok())
@@ -106,14 +99,7 @@ async fn load_last(
     id: RolloutId,
 ) -> Result<Option<(u64, Record)>, DocumentError> {
     let dir = rollouts_dir(control, job).join(&id.to_string());
-    let entries = match control.storage().list(&dir, Depth::Children).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            control.vouch().await?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let entries = control.list(&dir).await?;
     let last = entries
         .iter()
         .filter_map(|entry| number_of(entry.path.name()))
@@ -135,6 +121,24 @@ pub async fn load_newest(
 ) -> Result<Option<Record>, DocumentError> {
     for id in list_rollouts(control, job).await?.into_iter().rev() {
         if let Some(record) = load_rollout(control, job, id).await? {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}
+
+/// The last rollout of a job that came to its goal.
+///
+/// # Errors
+/// Storage errors; `Malformed`; `NoControl`.
+pub async fn load_last_rolled_out(
+    control: &ControlDir,
+    job: &JobName,
+) -> Result<Option<Record>, DocumentError> {
+    for id in list_rollouts(control, job).await?.into_iter().rev() {
+        if let Some(record) = load_rollout(control, job, id).await?
+            && record.outcome == Some(Outcome::RolledOut)
+        {
             return Ok(Some(record));
         }
     }

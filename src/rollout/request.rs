@@ -3,7 +3,7 @@
 use super::record::RolloutId;
 use crate::control::{ControlDir, DocumentError};
 use crate::model::JobName;
-use crate::storage::{Depth, ErrorKind, StoragePath};
+use crate::storage::{ErrorKind, StoragePath};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,14 +77,7 @@ pub async fn list_requests(
     job: &JobName,
 ) -> Result<Vec<Request>, DocumentError> {
     let dir = control.requests_dir();
-    let entries = match control.storage().list(&dir, Depth::Children).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            control.vouch().await?;
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let entries = control.list(&dir).await?;
     let mut requests: Vec<Request> = entries
         .into_iter()
         .filter_map(|entry| {

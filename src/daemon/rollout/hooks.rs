@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::daemon::hooks::finish;
 use crate::rollout::record::Record;
 use crate::rollout::state::{Outcome, State};
 
@@ -106,13 +107,4 @@ fn command(name: &str, argv: &[String], record: &Record, why: &str) -> Command {
         .process_group(0)
         .kill_on_drop(true);
     command
-}
-
-async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
-    match tokio::time::timeout(timeout, command.status()).await {
-        Ok(Ok(status)) if status.success() => tracing::info!(hook = name, "the hook ran"),
-        Ok(Ok(status)) => tracing::error!(hook = name, "the hook failed: {status}"),
-        Ok(Err(error)) => tracing::error!(hook = name, "the hook cannot be run: {error}"),
-        Err(_) => tracing::error!(hook = name, "the hook did not end in time and was killed"),
-    }
 }

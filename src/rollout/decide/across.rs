@@ -1,7 +1,7 @@
 //! From the moment in which x is asked to stop: forward, or back only where y has planned nothing.
 
 use super::before::start;
-use super::{Case, Decision, Next, act, enter, wait};
+use super::{Case, Decision, Next, act, enter, foreign, old_unsure, wait};
 use crate::rollout::observation::{Copying, Gate, Known, Life, StopSeen};
 use crate::rollout::state::{Act, Outcome, State, Strategy};
 
@@ -61,14 +61,7 @@ pub(super) fn stopped(case: Case<'_>) -> Decision {
     }
     let late = case.is_late(policy.deadlines.copy);
     if !case.old_is_gone() {
-        return if late {
-            enter(
-                State::NeedsHuman,
-                "it cannot be told whether the old job is gone",
-            )
-        } else {
-            wait("it cannot be told whether the old job is gone")
-        };
+        return old_unsure(late);
     }
     if record.abort_asked && record.old.is_some() {
         return enter(State::RecoverOld, "an operator asked to go back");
@@ -116,10 +109,7 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
         return enter(State::NeedsHuman, "the old job runs again after its stop");
     }
     if seen.new.is_foreign {
-        return enter(
-            State::NeedsHuman,
-            "the new slot runs an attempt that is not this rollout's",
-        );
+        return foreign();
     }
     let late = case.is_late(policy.deadlines.cutover);
     let is_released = if record.holds() {
@@ -128,14 +118,7 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
         case.has_begun(Act::StartNew)
     };
     if !is_released && !case.old_is_gone() {
-        return if late {
-            enter(
-                State::NeedsHuman,
-                "it cannot be told whether the old job is gone",
-            )
-        } else {
-            wait("it cannot be told whether the old job is gone")
-        };
+        return old_unsure(late);
     }
     if let Some(back) = cutover_ends(case, late) {
         return back;

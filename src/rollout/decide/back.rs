@@ -1,6 +1,6 @@
 //! The ways back, and the place where stepdown stands still.
 
-use super::{Case, Decision, Next, act, enter, wait};
+use super::{Case, Decision, Next, act, enter, foreign, old_unsure, wait};
 use crate::rollout::observation::{Known, Life, StopSeen, Task};
 use crate::rollout::state::{Act, Outcome, State, Strategy};
 
@@ -8,10 +8,7 @@ use crate::rollout::state::{Act, Outcome, State, Strategy};
 fn end_new(case: Case<'_>, late: bool) -> Option<Decision> {
     let Case { record, seen, .. } = case;
     if seen.new.is_foreign {
-        return Some(enter(
-            State::NeedsHuman,
-            "the new slot runs an attempt that is not this rollout's",
-        ));
+        return Some(foreign());
     }
     match seen.start {
         Task::Busy if record.new_attempt.is_none() && seen.new.found.is_none() => {
@@ -147,14 +144,7 @@ pub(super) fn recover_old(case: Case<'_>) -> Decision {
             );
         }
         if !case.old_is_gone() {
-            return if late {
-                enter(
-                    State::NeedsHuman,
-                    "it cannot be told whether the old job is gone",
-                )
-            } else {
-                wait("it cannot be told whether the old job is gone")
-            };
+            return old_unsure(late);
         }
         if !policy.has_restart {
             return enter(

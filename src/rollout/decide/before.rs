@@ -1,6 +1,6 @@
 //! While x has not been asked to stop: everything can be taken back.
 
-use super::{Case, Decision, GateOverdue, Next, act, enter, wait};
+use super::{Case, Decision, GateOverdue, Next, act, enter, foreign, wait};
 use crate::model::AttemptId;
 use crate::rollout::observation::{Copying, Gate, Life, Phase, Task};
 use crate::rollout::state::{Act, Outcome, State, Strategy, Transfer};
@@ -111,10 +111,7 @@ pub(super) fn starting(case: Case<'_>) -> Decision {
         return enter(State::Aborting, "the new job did not start in time");
     }
     if seen.new.is_foreign {
-        return enter(
-            State::NeedsHuman,
-            "the new slot runs an attempt that is not this rollout's",
-        );
+        return foreign();
     }
     if record.new_attempt.is_none() {
         return match (&seen.new.found, seen.new.life) {
@@ -193,10 +190,7 @@ pub(super) fn held(case: Case<'_>) -> Decision {
         return back;
     }
     if seen.new.is_foreign {
-        return enter(
-            State::NeedsHuman,
-            "the new slot runs an attempt that is not this rollout's",
-        );
+        return foreign();
     }
     let is_held = record.state == State::Held;
     match seen.new.life {

@@ -124,6 +124,24 @@ fn enter(state: State, why: &'static str) -> Decision {
     decision
 }
 
+/// What runs in y's slot belongs to somebody else.
+fn foreign() -> Decision {
+    enter(
+        State::NeedsHuman,
+        "the new slot runs an attempt that is not this rollout's",
+    )
+}
+
+/// Nobody can say whether x is gone: waited for, and then a person has to look.
+fn old_unsure(late: bool) -> Decision {
+    let why = "it cannot be told whether the old job is gone";
+    if late {
+        enter(State::NeedsHuman, why)
+    } else {
+        wait(why)
+    }
+}
+
 fn act(act: Act, why: &'static str) -> Decision {
     Decision::new(Next::Do(act), why)
 }

@@ -17,7 +17,7 @@ use crate::cli::target::resolve_here;
 use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Seat, Wanted};
 use crate::rollout::engine::Ending;
-use crate::rollout::journal::{Journal, list_rollouts, load_rollout};
+use crate::rollout::journal::{Journal, load_last_rolled_out};
 use crate::rollout::record::Record;
 use crate::rollout::state::Outcome;
 
@@ -60,7 +60,8 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
         accept_loss: false,
     };
     if args.if_changed.is_some() {
-        let running = last_version(&plan).await?;
+        let last = load_last_rolled_out(&plan.control, &plan.job).await?;
+        let running = last.and_then(|last| last.version);
         if running.is_some() && running == version && plan.find_unfinished().await?.is_none() {
             let said = format!(
                 "{} runs version {} already",
@@ -223,22 +224,6 @@ async fn read_version(app: &App, file: &str) -> Result<String> {
     }
     let digest = blake3::hash(&bytes).to_hex();
     Ok(digest.as_str().get(..16).unwrap_or_default().to_owned())
-}
-
-/// The version of the last rollout that came to its goal.
-pub(super) async fn last_version(plan: &RolloutPlan) -> Result<Option<String>> {
-    for id in list_rollouts(&plan.control, &plan.job)
-        .await?
-        .into_iter()
-        .rev()
-    {
-        if let Some(record) = load_rollout(&plan.control, &plan.job, id).await?
-            && record.outcome == Some(Outcome::RolledOut)
-        {
-            return Ok(record.version);
-        }
-    }
-    Ok(None)
 }
 
 /// What would be done, step by step.

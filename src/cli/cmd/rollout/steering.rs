@@ -14,10 +14,10 @@ use crate::cli::output::{Look, Report};
 use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Wanted};
 use crate::model::Slot;
-use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
+use crate::rollout::journal::{load_last_rolled_out, load_newest};
 use crate::rollout::record::Record;
 use crate::rollout::request::{Verb, save_request};
-use crate::rollout::state::{Outcome, State};
+use crate::rollout::state::State;
 use crate::storage::StorageUri;
 
 pub(super) async fn steer(
@@ -128,7 +128,7 @@ pub(super) async fn rollback(
         );
         return Err(Failure::new(Exit::Usage, message));
     }
-    let Some(last) = last_rolled_out(&plan).await? else {
+    let Some(last) = load_last_rolled_out(&plan.control, &plan.job).await? else {
         let message = format!(
             "{} was never rolled out: there is nothing to go back to",
             args.job
@@ -155,21 +155,6 @@ pub(super) async fn rollback(
             Err(error.into())
         }
     }
-}
-
-async fn last_rolled_out(plan: &RolloutPlan) -> Result<Option<Record>> {
-    for id in list_rollouts(&plan.control, &plan.job)
-        .await?
-        .into_iter()
-        .rev()
-    {
-        if let Some(record) = load_rollout(&plan.control, &plan.job, id).await?
-            && record.outcome == Some(Outcome::RolledOut)
-        {
-            return Ok(Some(record));
-        }
-    }
-    Ok(None)
 }
 
 /// Shows by how much the old checkpoint is behind, for every query.
