@@ -1,5 +1,7 @@
 //! The wiring: from the configuration to the parts. The only file that knows every part.
 
+mod slots;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,6 +31,8 @@ use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::StatusBoard;
 use crate::storage::open::{StorageOptions, Storages};
 use crate::storage::{Authority, ErrorKind, Storage, StorageError, StoragePath, StorageUri};
+
+pub use slots::ConfiguredSlots;
 
 /// The parts, made from one configuration.
 #[derive(Debug)]
@@ -214,7 +218,7 @@ impl App {
             hooks: Hooks {
                 job: job.name.clone(),
                 slot,
-                programs: if job.hooks == self.config().hooks {
+                programs: if *job.hooks == self.config().hooks {
                     Arc::clone(&self.programs)
                 } else {
                     hook_programs(&job.hooks)

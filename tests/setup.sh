@@ -17,6 +17,7 @@ need mvn maven
 need python3 python3-minimal
 need setpriv util-linux
 need unshare util-linux
+need systemctl systemd
 need ip iproute2
 need krb5kdc krb5-kdc
 need kadmin.local krb5-admin-server

@@ -12,7 +12,11 @@ use crate::proc::{cpu_share, cpu_time, memory_kb};
 const JOBS: usize = 10_000;
 /// Long enough for a dozen rounds at the default interval of 5 s.
 const OBSERVED: Duration = Duration::from_secs(90);
-const SETTLING: Duration = Duration::from_secs(15);
+const SETTLING: Duration = Duration::from_secs(30);
+/// What an idle watch takes at most while it is no longer starting, with room for what is measured.
+const CALM: f64 = 0.04;
+/// Longer than any start takes.
+const CALM_WITHIN: Duration = Duration::from_mins(20);
 
 pub fn measure_local() -> Result<Table> {
     measure(&Ground::Local, "on local disk (ext4)")
@@ -32,17 +36,19 @@ fn measure(ground: &Ground, place_text: &str) -> Result<Table> {
         place.configure(JOBS, "")?;
         place.fill(JOBS, jobs)?;
         let mut watch = place.watch()?;
+        let watch_pid = watch.pid();
         let begun = Instant::now();
         if jobs == Jobs::Running {
             watch.await_that("all are armed", Duration::from_mins(20), || {
                 thread::sleep(Duration::from_secs(2));
                 Ok(place.count_armed(JOBS)? == JOBS)
             })?;
-        } else {
-            thread::sleep(SETTLING);
         }
         let (start, start_cpu) = (begun.elapsed(), cpu_time(watch.pid())?);
-        thread::sleep(SETTLING);
+        // Where nothing runs there is no record to tell that all were looked at.
+        watch.await_that("the start is over", CALM_WITHIN, || {
+            Ok(cpu_share(watch_pid, SETTLING)? < CALM)
+        })?;
         let share = cpu_share(watch.pid(), OBSERVED)?;
         let (rss, peak) = (
             memory_kb(watch.pid(), "VmRSS")?,

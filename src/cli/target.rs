@@ -128,7 +128,7 @@ pub fn find_job<'c>(config: &'c Config, name: &JobName) -> Result<&'c Job> {
 /// `Usage` for a slot that the job does not have, and where one must be named.
 pub fn slot_of(job: &Job, named: Option<Slot>) -> Result<(Slot, &JobSlot)> {
     if let Some(slot) = named {
-        let found = job.slots.get(&slot).map(|found| (slot, found));
+        let found = job.slots.get(&slot).map(|found| (slot, found.as_ref()));
         return found.ok_or_else(|| {
             Failure::new(
                 Exit::Usage,
@@ -138,7 +138,7 @@ pub fn slot_of(job: &Job, named: Option<Slot>) -> Result<(Slot, &JobSlot)> {
     }
     let mut slots = job.slots.iter();
     match (slots.next(), slots.next()) {
-        (Some((slot, found)), None) => Ok((*slot, found)),
+        (Some((slot, found)), None) => Ok((*slot, found.as_ref())),
         _ => Err(Failure::new(
             Exit::Usage,
             format!("the job {} has two slots: name one by --slot", job.name),

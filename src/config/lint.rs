@@ -96,9 +96,13 @@ fn shown(duration: Duration) -> String {
 /// Every slot with the name of its section.
 fn slots(config: &Config) -> impl Iterator<Item = (String, &Job, &JobSlot)> {
     config.jobs.values().flat_map(|job| {
-        job.slots
-            .iter()
-            .map(move |(slot, found)| (format!("jobs.{}.slots.{slot}", job.name), job, found))
+        job.slots.iter().map(move |(slot, found)| {
+            (
+                format!("jobs.{}.slots.{slot}", job.name),
+                job,
+                found.as_ref(),
+            )
+        })
     })
 }
 

@@ -2,6 +2,7 @@
 //! limits. Every key of stepdown is named here once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::key::{Key, Refusal, read_word};
@@ -213,11 +214,13 @@ fn jobs(
     control: Option<&StorageUri>,
     general: &Hooks,
 ) -> BTreeMap<JobName, Job> {
+    // Most jobs have no hooks of their own.
+    let general = Arc::new(general.clone());
     let mut jobs = BTreeMap::new();
     for (name, section) in section.named_sections() {
         match name.parse::<JobName>() {
             Ok(name) => {
-                if let Some(job) = job(&name, section, control, general) {
+                if let Some(job) = job(&name, section, control, &general) {
                     jobs.insert(name, job);
                 }
             }
@@ -231,7 +234,7 @@ fn job(
     name: &JobName,
     mut section: Section<'_, '_>,
     control: Option<&StorageUri>,
-    general: &Hooks,
+    general: &Arc<Hooks>,
 ) -> Option<Job> {
     let trigger = section.value("trigger", super::schema::Trigger::Disappears);
     let drain_deadline = section.checked("drain-deadline", Job::DRAIN_DEADLINE, positive);
@@ -242,7 +245,12 @@ fn job(
     let copy_to: Vec<StorageUri> = section.value("copy-to", Vec::new());
     let copy_existing = section.value("copy-existing", CopyExisting::Refuse);
     let copy_deadline = section.checked("copy-deadline", Job::COPY_DEADLINE, positive);
-    let hooks = hooks(section.section("hooks"), Some(general));
+    let own = hooks(section.section("hooks"), Some(general));
+    let hooks = if own == **general {
+        Arc::clone(general)
+    } else {
+        Arc::new(own)
+    };
     let rollout_section = section.section("rollout");
     let (rollout, start) = super::read_rollout::rollout(rollout_section);
     let has_stop = section.has("stop");
@@ -281,7 +289,7 @@ fn job(
                     if let Err(refusal) = check_boundary(&found) {
                         section.problem("checkpoints", refusal);
                     }
-                    slots.insert(slot, found);
+                    slots.insert(slot, Box::new(found));
                 }
             }
             Err(invalid) => slot_section.problem_here(Refusal::new(invalid.to_string())),
@@ -301,7 +309,7 @@ fn job(
         copy_existing,
         copy_deadline,
         hooks,
-        rollout,
+        rollout: rollout.map(Box::new),
         slots,
     })
 }

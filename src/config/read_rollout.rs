@@ -79,7 +79,7 @@ pub(super) fn check(
     section: &Section<'_, '_>,
     rollout: &Rollout,
     trigger: Trigger,
-    slots: &BTreeMap<Slot, JobSlot>,
+    slots: &BTreeMap<Slot, Box<JobSlot>>,
 ) {
     if trigger == Trigger::Appears {
         section.problem_here(Refusal::new(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rollout::Rollout;
@@ -335,11 +336,11 @@ pub struct Job {
     /// How long the copies may keep the receipt waiting.
     pub copy_deadline: Duration,
     /// Its hooks: its own, those of `[hooks]` for what it does not name.
-    pub hooks: Hooks,
+    pub hooks: Arc<Hooks>,
     /// How a new version takes over; `None` where it is not configured.
-    pub rollout: Option<Rollout>,
-    /// Its slots; at least one.
-    pub slots: BTreeMap<Slot, JobSlot>,
+    pub rollout: Option<Box<Rollout>>,
+    /// Its slots; at least one. Boxed, since a map has room for many where there are one or two.
+    pub slots: BTreeMap<Slot, Box<JobSlot>>,
 }
 
 impl Job {
@@ -361,9 +362,9 @@ impl Job {
             on_stopped: OnStopped::Nothing,
             copy_existing: CopyExisting::Refuse,
             copy_deadline: Self::COPY_DEADLINE,
-            hooks,
+            hooks: Arc::new(hooks),
             rollout: None,
-            slots: BTreeMap::from([(slot, of)]),
+            slots: BTreeMap::from([(slot, Box::new(of))]),
         }
     }
 }

@@ -65,6 +65,11 @@ impl Alarms {
         }
     }
 
+    /// Whether none is on.
+    pub(super) fn is_empty(&self) -> bool {
+        self.on.is_empty()
+    }
+
     /// Turns an alarm off, if it is on.
     pub fn clear(&mut self, kind: AlarmKind) {
         if self.on.remove(&kind).is_some() {

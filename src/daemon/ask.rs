@@ -158,14 +158,16 @@ pub async fn await_receipt(
         &spec.marker.path,
         &spec.sentinel_dir,
     );
-    let (poller, mut views) = Poller::new(poll, policy, 1);
+    let (poller, views) = Poller::new(poll, policy, 1);
+    let sightings = views.of(0);
+    drop(views);
     let polling = tokio::spawn(poller.run(shutdown.clone()));
     let mut engine = SlotEngine::new(
         daemon.clone(),
         Arc::clone(spec),
         slot.control.clone(),
         Arc::clone(&slot.backend),
-        views.swap_remove(0),
+        sightings,
         shutdown,
     );
     let followed = Box::pin(engine.follow(attempt)).await;

@@ -2,23 +2,31 @@
 //! that holds them all, and the supervision of one command.
 //!
 //! One task polls a directory and tells every slot whose marker lies in it. Each slot has an engine
-//! of its own ([`slot`]) that owns what is known of it; a slow job or directory delays no other.
+//! of its own ([`slot`]) that owns what is known of it; a slow job or directory delays no other. A slot
+//! in which nothing happens rests (`resting`): it is a row of its directory's table (`rows`) until a
+//! round or its status file says otherwise.
 
 pub mod alarm;
+mod arming;
 pub mod ask;
 mod child_backend;
 pub mod copying;
 pub mod crash_point;
+mod finding;
 mod flag;
+mod following;
 pub mod hooks;
 mod moment;
 pub mod poller;
+mod resting;
 pub mod rollout;
+mod rows;
 pub mod run;
 mod run_error;
 mod sentinel_keeper;
 pub mod signals;
 pub mod slot;
+mod slot_spec;
 mod stop_acts;
 mod stopping;
 mod supervise;

@@ -1,7 +1,7 @@
 //! One task for each directory with markers: polls it, tells all slots.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::marker::poll::{DirectoryPoll, Round, Sighting, Why};
 use crate::marker::watch::HintWatcher;
+use crate::stop::wakes::Wakes;
 use crate::storage::{Authority, DirIdentity};
 
 /// Two polls after hints are at least this far apart.
@@ -30,10 +31,27 @@ pub struct PollPolicy {
 /// A slot's view of the poller of its directory.
 #[derive(Debug, Clone)]
 pub struct Sightings {
-    news: watch::Receiver<News>,
-    bell: Arc<Bell>,
-    pokes: mpsc::Sender<Instant>,
+    views: Views,
     index: usize,
+}
+
+/// Where the views of all slots of a directory come from; clones are the same one. While there is one,
+/// or a view, the poller goes on.
+#[derive(Debug, Clone)]
+pub struct Views {
+    news: watch::Receiver<News>,
+    bells: Arc<Bells>,
+    pokes: mpsc::Sender<Instant>,
+}
+
+impl Views {
+    /// The view of the marker at `index`, of those in the poll.
+    pub fn of(&self, index: usize) -> Sightings {
+        Sightings {
+            views: self.clone(),
+            index,
+        }
+    }
 }
 
 /// The last round, and the number of the directory that it was made in.
@@ -48,14 +66,21 @@ pub(super) struct News {
 ///
 /// Thousands of slots look at the same round, and in nearly all of them nothing has changed: only
 /// those are woken that want every round, or whose marker or directory is not what they rest on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bell {
     notify: Notify,
     resting_on: AtomicU64,
+    /// Whether it rang and the round was not taken yet.
+    has_rung: AtomicBool,
+    /// Whether its engine is gone and is to be made again when it rings.
+    is_asleep: AtomicBool,
 }
 
 /// The value of [`Bell::resting_on`] of a slot that wants every round.
 const EVERY_ROUND: u64 = 0;
+
+/// That of a slot that wants none.
+const NO_ROUND: u64 = u64::MAX;
 
 /// What a slot can rest on, as one number; none for what has to be looked at again.
 fn rest_code(sighting: &Sighting, dir_number: u64) -> Option<u64> {
@@ -67,33 +92,95 @@ fn rest_code(sighting: &Sighting, dir_number: u64) -> Option<u64> {
     Some(dir_number << 2 | standing)
 }
 
+impl Bell {
+    fn new() -> Self {
+        Self {
+            notify: Notify::new(),
+            resting_on: AtomicU64::new(NO_ROUND),
+            has_rung: AtomicBool::new(false),
+            is_asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a round that says this of the marker is to be told.
+    fn wants(&self, marker: &Sighting, dir_number: u64) -> bool {
+        match self.resting_on.load(Ordering::SeqCst) {
+            NO_ROUND => false,
+            EVERY_ROUND => true,
+            code => rest_code(marker, dir_number) != Some(code),
+        }
+    }
+}
+
 impl Sightings {
+    fn bell(&self) -> Option<&Bell> {
+        self.views.bells.bells.get(self.index)
+    }
+
+    fn rest_on_code(&self, code: u64) {
+        if let Some(bell) = self.bell() {
+            bell.resting_on.store(code, Ordering::SeqCst);
+        }
+    }
+
     /// Waits for the next round that this slot has to see, and returns it. `None` when the poller has
     /// ended. All rounds after it are told, until [`Sightings::rest_on`].
     ///
     /// Cancel-safe. A round that came while nobody waited is returned at once, the newest only.
     pub async fn next_round(&mut self) -> Option<Arc<Round>> {
-        self.bell.notify.notified().await;
+        let bell = self.bell()?;
+        bell.notify.notified().await;
+        bell.has_rung.store(false, Ordering::SeqCst);
         self.attend();
-        self.news.has_changed().ok()?;
-        Some(Arc::clone(&self.news.borrow_and_update().round))
+        self.views.news.has_changed().ok()?;
+        Some(Arc::clone(&self.views.news.borrow_and_update().round))
     }
 
     /// Has every round told from now on.
     pub fn attend(&self) {
-        self.bell.resting_on.store(EVERY_ROUND, Ordering::SeqCst);
+        self.rest_on_code(EVERY_ROUND);
+    }
+
+    /// Has no round told from now on.
+    pub(super) fn ignore(&self) {
+        self.rest_on_code(NO_ROUND);
     }
 
     /// Has no further round told until the marker or its directory is another than in `round`, which
     /// is the last one that was returned.
     pub fn rest_on(&self, round: &Round) {
-        let news = self.news.borrow();
+        let news = self.views.news.borrow();
         // A newer round is there, and its bell has rung: that one says whether to rest.
         if std::ptr::eq(Arc::as_ptr(&news.round), round)
             && let Some(marker) = round.markers.get(self.index)
             && let Some(code) = rest_code(marker, news.dir_number)
         {
-            self.bell.resting_on.store(code, Ordering::SeqCst);
+            self.rest_on_code(code);
+        }
+    }
+
+    /// Says that the engine of this slot is about to go: the next ring wakes its number. False where
+    /// there is a round that it has to see first.
+    pub(super) fn fall_asleep(&self) -> bool {
+        let Some(bell) = self.bell() else {
+            return false;
+        };
+        if bell.resting_on.load(Ordering::SeqCst) == EVERY_ROUND {
+            return false;
+        }
+        // First asleep, then looked at: whoever rings meanwhile finds one of the two.
+        bell.is_asleep.store(true, Ordering::SeqCst);
+        if bell.has_rung.load(Ordering::SeqCst) {
+            self.stay_awake();
+            return false;
+        }
+        true
+    }
+
+    /// Takes [`Sightings::fall_asleep`] back; also said by an engine that begins.
+    pub(super) fn stay_awake(&self) {
+        if let Some(bell) = self.bell() {
+            bell.is_asleep.store(false, Ordering::SeqCst);
         }
     }
 
@@ -105,28 +192,38 @@ impl Sightings {
     /// Asks for a poll at `at`, if none comes before.
     pub fn poke(&self, at: Instant) {
         // A full channel means that a poll is about to happen.
-        let _full = self.pokes.try_send(at);
+        let _full = self.views.pokes.try_send(at);
     }
 }
 
-/// The bells of all slots. They ring once more when the poller ends.
+/// The bells of all slots, and who hears of those that rest.
 #[derive(Debug)]
-struct Bells(Vec<Arc<Bell>>);
+struct Bells {
+    bells: Box<[Bell]>,
+    wakes: Arc<Wakes>,
+}
 
 impl Bells {
     fn ring(&self, news: &News) {
-        for (bell, marker) in self.0.iter().zip(&news.round.markers) {
-            let rests_on = bell.resting_on.load(Ordering::SeqCst);
-            if rests_on == EVERY_ROUND || rest_code(marker, news.dir_number) != Some(rests_on) {
+        for (number, (bell, marker)) in (0_u32..).zip(self.bells.iter().zip(&news.round.markers)) {
+            if bell.wants(marker, news.dir_number) {
+                bell.has_rung.store(true, Ordering::SeqCst);
                 bell.notify.notify_one();
+                if bell.is_asleep.swap(false, Ordering::SeqCst) {
+                    self.wakes.wake(number);
+                }
             }
         }
     }
 }
 
-impl Drop for Bells {
+/// Has the bells ring once more when the poller ends.
+#[derive(Debug)]
+struct LastRing(Arc<Bells>);
+
+impl Drop for LastRing {
     fn drop(&mut self) {
-        for bell in &self.0 {
+        for bell in &self.0.bells {
             bell.notify.notify_one();
         }
     }
@@ -140,12 +237,22 @@ pub struct Poller {
     pokes: mpsc::Receiver<Instant>,
     // Dropped in this order: who is woken at the end finds that there is no sender.
     news: watch::Sender<News>,
-    bells: Bells,
+    bells: LastRing,
 }
 
 impl Poller {
-    /// A poller, and the views of `count` markers in the order in which `poll` has them.
-    pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Vec<Sightings>) {
+    /// A poller, and where the views of `count` markers come from, in the order in which `poll` has them.
+    pub fn new(poll: DirectoryPoll, policy: PollPolicy, count: usize) -> (Poller, Views) {
+        Self::waking(poll, policy, count, Arc::default())
+    }
+
+    /// As [`Poller::new`]; the slots that rest are woken by their positions.
+    pub(super) fn waking(
+        poll: DirectoryPoll,
+        policy: PollPolicy,
+        count: usize,
+        wakes: Arc<Wakes>,
+    ) -> (Poller, Views) {
         let none = News {
             round: Arc::new(Round {
                 begun: Instant::now(),
@@ -156,27 +263,23 @@ impl Poller {
         };
         let (news, receiver) = watch::channel(none);
         let (pokes, requests) = mpsc::channel(POKES);
-        let bells: Vec<_> = (0..count).map(|_| Arc::new(Bell::default())).collect();
-        let views = bells
-            .iter()
-            .enumerate()
-            .map(|(index, bell)| Sightings {
-                news: receiver.clone(),
-                bell: Arc::clone(bell),
-                pokes: pokes.clone(),
-                index,
-            })
-            .collect();
-        (
-            Poller {
-                poll,
-                policy,
-                pokes: requests,
-                news,
-                bells: Bells(bells),
-            },
-            views,
-        )
+        let bells = Arc::new(Bells {
+            bells: (0..count).map(|_| Bell::new()).collect(),
+            wakes,
+        });
+        let views = Views {
+            news: receiver,
+            bells: Arc::clone(&bells),
+            pokes,
+        };
+        let poller = Poller {
+            poll,
+            policy,
+            pokes: requests,
+            news,
+            bells: LastRing(bells),
+        };
+        (poller, views)
     }
 
     fn tell(&self, round: Round) {
@@ -194,7 +297,7 @@ impl Poller {
         };
         // Told before the bells look at who rests: who comes to rest meanwhile is found by them.
         self.news.send_replace(news.clone());
-        self.bells.ring(&news);
+        self.bells.0.ring(&news);
     }
 
     /// All rounds as they come, the newest only.

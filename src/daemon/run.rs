@@ -316,8 +316,8 @@ impl Runner {
     }
 
     fn start_poller(&self) -> Sightings {
-        let (poller, mut views) = Poller::new(self.directory_poll(), self.options.poll, 1);
-        let sightings = views.swap_remove(0);
+        let (poller, views) = Poller::new(self.directory_poll(), self.options.poll, 1);
+        let sightings = views.of(0);
         let keeper = SentinelKeeper::new(
             Arc::clone(&self.spec.marker_storage),
             self.spec.sentinel_dir.clone(),

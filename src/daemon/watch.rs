@@ -1,6 +1,6 @@
 //! `watch`: all slots of a configuration, grouped by the directories of their markers.
 //!
-//! A group (one directory, its poller, the engines of its slots) runs by itself. A reload stops and
+//! A group (one directory, its poller, the rows and engines of its slots) runs by itself. A reload stops and
 //! starts the groups whose plan has changed and leaves the others alone; since all that an engine
 //! knows is on the storage, one that is started again goes on where the one before it was.
 
@@ -9,17 +9,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Daemon;
 use super::poller::{PollPolicy, Poller};
+use super::rows::Rows;
 use super::sentinel_keeper::SentinelKeeper;
-use super::slot::{SlotEngine, SlotSpec};
+use super::slot::SlotSpec;
 use crate::control::ControlDir;
 use crate::marker::poll::DirectoryPoll;
 use crate::stop::Backend;
-use crate::storage::{Authority, Storage, StoragePath};
+use crate::stop::wakes::Wakes;
+use crate::storage::{Authority, Storage, StorageError, StoragePath};
 
 /// Digest of what something was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +56,30 @@ pub struct PlannedSlot {
     pub fingerprint: Fingerprint,
 }
 
+/// Where the slots to watch come from: one is made when there is something to do in it, so that
+/// thousands in which there is not take little room.
+pub trait SlotSource: fmt::Debug + Send + Sync {
+    /// How many slots there are.
+    fn count(&self) -> usize;
+
+    /// The slot at a position below the count: the same each time.
+    ///
+    /// # Errors
+    /// Where it cannot be made; then it could not be the first time either, and is not watched.
+    fn plan(&self, at: usize) -> Result<PlannedSlot, StorageError>;
+}
+
 /// One directory with the slots whose markers lie in it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Group {
     storage: Arc<dyn Storage>,
     dir: StoragePath,
     sentinel_dir: StoragePath,
-    slots: Vec<PlannedSlot>,
+    source: Arc<dyn SlotSource>,
+    /// The slots, by their positions in the source, with their backends; and the names of their markers.
+    places: Vec<(u32, Arc<dyn Backend>)>,
+    names: Vec<String>,
+    hasher: blake3::Hasher,
     policy: PollPolicy,
 }
 
@@ -105,29 +123,16 @@ impl Watcher {
         }
     }
 
-    /// Watches exactly `slots` from now on.
-    pub fn apply(&mut self, slots: Vec<PlannedSlot>, policy: PollPolicy) -> Changes {
-        let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
-        for slot in slots {
-            let storage = Arc::clone(&slot.spec.marker_storage);
-            let dir = slot
-                .spec
-                .marker
-                .path
-                .parent()
-                .unwrap_or_else(StoragePath::root);
-            groups
-                .entry((storage.authority().clone(), dir.clone()))
-                .or_insert_with(|| Group {
-                    storage,
-                    dir,
-                    sentinel_dir: slot.spec.sentinel_dir.clone(),
-                    slots: Vec::new(),
-                    policy,
-                })
-                .slots
-                .push(slot);
-        }
+    /// Watches exactly the slots of `source` from now on.
+    ///
+    /// # Errors
+    /// Where one of them cannot be made: then nothing has changed.
+    pub fn apply(
+        &mut self,
+        source: &Arc<dyn SlotSource>,
+        policy: PollPolicy,
+    ) -> Result<Changes, StorageError> {
+        let groups = group(source, policy)?;
         let mut changes = Changes::default();
         let gone: Vec<GroupKey> = self
             .running
@@ -170,7 +175,7 @@ impl Watcher {
                 },
             );
         }
-        changes
+        Ok(changes)
     }
 
     /// How many directories are watched.
@@ -200,13 +205,38 @@ impl Watcher {
     }
 }
 
+/// The slots of `source` by the directories of their markers.
+fn group(
+    source: &Arc<dyn SlotSource>,
+    policy: PollPolicy,
+) -> Result<BTreeMap<GroupKey, Group>, StorageError> {
+    let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
+    for (place, at) in (0_u32..).zip(0..source.count()) {
+        let slot = source.plan(at)?;
+        let spec = &slot.spec;
+        let dir = spec.marker.path.parent().unwrap_or_else(StoragePath::root);
+        let key = (spec.marker_storage.authority().clone(), dir);
+        let group = groups.entry(key).or_insert_with_key(|(_, dir)| Group {
+            storage: Arc::clone(&spec.marker_storage),
+            dir: dir.clone(),
+            sentinel_dir: spec.sentinel_dir.clone(),
+            source: Arc::clone(source),
+            places: Vec::new(),
+            names: Vec::new(),
+            hasher: blake3::Hasher::new(),
+            policy,
+        });
+        group.places.push((place, slot.backend));
+        group.names.push(spec.marker.path.name().to_owned());
+        group.hasher.update(&slot.fingerprint.0);
+    }
+    Ok(groups)
+}
+
 impl Group {
     fn fingerprint(&self) -> Fingerprint {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = self.hasher.clone();
         hasher.update(&Fingerprint::of(format_args!("{:?}", self.policy)).0);
-        for slot in &self.slots {
-            hasher.update(&slot.fingerprint.0);
-        }
         Fingerprint(*hasher.finalize().as_bytes())
     }
 
@@ -220,42 +250,20 @@ impl Group {
             // The engines before these release their leases first.
             let _ended = before.await;
         }
-        let names = self
-            .slots
-            .iter()
-            .map(|slot| slot.spec.marker.path.name().to_owned())
-            .collect();
         let poll = DirectoryPoll::new(
             Arc::clone(&self.storage),
             self.dir.clone(),
             &self.sentinel_dir,
-            names,
+            self.names,
             daemon.boot_id.clone(),
         );
-        let (poller, views) = Poller::new(poll, self.policy, self.slots.len());
+        let wakes = Arc::<Wakes>::default();
+        let count = self.places.len();
+        let (poller, views) = Poller::waking(poll, self.policy, count, Arc::clone(&wakes));
         let keeper = SentinelKeeper::new(self.storage, self.sentinel_dir, self.policy.interval);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run(poller, stop.clone()));
-        for (slot, sightings) in self.slots.into_iter().zip(views) {
-            let engine = SlotEngine::new(
-                daemon.clone(),
-                slot.spec,
-                slot.control,
-                slot.backend,
-                sightings,
-                stop.clone(),
-            );
-            tasks.spawn(engine.run());
-        }
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                // One engine's fault must not leave its slot unwatched in silence: the whole group
-                // ends, the daemon notices and ends with an error, and its supervisor starts it anew.
-                tracing::error!(dir = %self.dir, "a task failed: {error}");
-                stop.cancel();
-            }
+        let rows = Rows::new(daemon, self.source, self.places, wakes, views, stop);
+        if !rows.run(keeper, poller).await {
+            tracing::error!(dir = %self.dir, "the directory is not watched any more");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One round over the markers of one directory: present, absent, or unknown.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -215,8 +214,9 @@ pub struct DirectoryPoll {
     dir: StoragePath,
     sentinel: StoragePath,
     boot_id: String,
-    names: Vec<String>,
-    index: HashMap<String, usize>,
+    names: Vec<Box<str>>,
+    /// Positions of the names in the order of their bytes, in which listings are.
+    order: Vec<usize>,
     guard: Option<Guard>,
     /// Rounds for which `guard` is taken as it is.
     trusted: u32,
@@ -232,11 +232,9 @@ impl DirectoryPoll {
         names: Vec<String>,
         boot_id: String,
     ) -> Self {
-        let index = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| (name.clone(), at))
-            .collect();
+        let names: Vec<Box<str>> = names.into_iter().map(Into::into).collect();
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_unstable_by_key(|at| names.get(*at));
         let sentinel = Sentinel::path(sentinel_dir);
         Self {
             storage,
@@ -244,7 +242,7 @@ impl DirectoryPoll {
             sentinel,
             boot_id,
             names,
-            index,
+            order,
             guard: None,
             trusted: 0,
         }
@@ -321,17 +319,34 @@ impl DirectoryPoll {
         match self.storage.list(&self.dir, Depth::Children).await {
             Ok(entries) => {
                 let mut markers = vec![Sighting::Absent; self.names.len()];
+                // Both are sorted, so the next name is nearly always the one at hand; where it is not, it
+                // is searched for, since a name that is overlooked would read as absent.
+                let mut at = 0;
                 for entry in &entries {
-                    if let Some(&at) = self.index.get(entry.path.name())
-                        && let Some(marker) = markers.get_mut(at)
-                    {
-                        *marker = Sighting::Present(seen(entry));
+                    let name = entry.path.name();
+                    if self.name_in_order(at) != Some(name) {
+                        at = self
+                            .order
+                            .partition_point(|at| self.names.get(*at).map_or("", |one| one) < name);
+                    }
+                    // Two slots may have the same marker.
+                    while self.name_in_order(at) == Some(name) {
+                        let marker = self.order.get(at).and_then(|at| markers.get_mut(*at));
+                        if let Some(marker) = marker {
+                            *marker = Sighting::Present(seen(entry));
+                        }
+                        at += 1;
                     }
                 }
                 markers
             }
             Err(error) => vec![directory_error(&error); self.names.len()],
         }
+    }
+
+    fn name_in_order(&self, at: usize) -> Option<&str> {
+        let name = self.names.get(*self.order.get(at)?)?;
+        Some(name)
     }
 
     async fn look_at_each(&self) -> Vec<Sighting> {

@@ -206,6 +206,14 @@ pub(super) enum Location {
     Elsewhere { why: String },
 }
 
+/// Whether the attempt is surely none of this host's processes, now and later.
+pub fn is_elsewhere(attempt: &AttemptId) -> bool {
+    match attempt {
+        AttemptId::Named { .. } => true,
+        AttemptId::Process { host, .. } => this_host().is_ok_and(|here| here.name != *host),
+    }
+}
+
 /// Compares an attempt with this host.
 pub(super) fn locate(attempt: &AttemptId) -> Location {
     match this_host() {

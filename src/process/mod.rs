@@ -20,6 +20,7 @@ pub mod exit;
 pub mod forward;
 pub mod gate;
 pub mod group;
+pub mod heap;
 pub mod identity;
 pub mod pid_file;
 pub mod restart;
@@ -33,7 +34,9 @@ pub use child::{Child, ChildEvent, WaitError};
 pub use exit::Exit;
 pub use forward::{ChildGroup, SignalPlan};
 pub use group::{Group, GroupError};
-pub use identity::{EndsWith, Host, IdentityError, ProcessState, identify, observe, this_host};
+pub use identity::{
+    EndsWith, Host, IdentityError, ProcessState, identify, is_elsewhere, observe, this_host,
+};
 pub use pid_file::{PidFileError, read_pid_file};
 pub use signal::{Delivery, Signal, SignalError, SignalTarget, send};
 pub use spawn::{Gated, SpawnError, SpawnOptions, spawn_gated};

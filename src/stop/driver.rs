@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::status::{KitStatus, Phase, StatusBoard, StatusFile, load_heartbeat};
+use super::status::{KitStatus, Phase, Seat, StatusBoard, StatusFile, load_heartbeat};
 use super::{
-    Backend, BackendError, Freshness, Observation, StopOrder, Way, await_process, await_status_news,
+    Backend, BackendError, Freshness, Observation, StopOrder, Way, await_process,
+    await_status_news, seat_of,
 };
 use crate::marker::poll::error_chain;
 use crate::model::{AttemptId, Generation, JobName, Slot};
@@ -233,6 +234,10 @@ impl Backend for DriverBackend {
     async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration) {
         let ends_with = EndsWith::Process;
         await_status_news(&self.board, &self.job, self.slot, attempt, ends_with, pace).await;
+    }
+
+    fn told_by(&self, attempt: Option<&AttemptId>) -> Option<Seat<'_>> {
+        seat_of(&self.board, &self.job, self.slot, attempt)
     }
 
     async fn force(&self, _: &AttemptId, _: &StopOrder) -> Result<(), BackendError> {

@@ -17,6 +17,7 @@ pub mod record;
 pub mod retention;
 pub mod signal;
 pub mod status;
+pub mod wakes;
 
 use std::time::Duration;
 
@@ -193,6 +194,13 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
     /// nothing happens cost nothing; one that has to look for itself returns after `pace`.
     async fn await_news(&self, attempt: Option<&AttemptId>, pace: Duration);
 
+    /// The status file that alone tells of changes in the slot, where `attempt` was seen last: then
+    /// nobody has to wait for them, the board can wake who rests. `None` where the backend has to look
+    /// by itself.
+    fn told_by(&self, _attempt: Option<&AttemptId>) -> Option<status::Seat<'_>> {
+        None
+    }
+
     /// Ends `attempt` at once.
     ///
     /// # Errors
@@ -211,6 +219,18 @@ pub trait Backend: std::fmt::Debug + Send + Sync {
 
     /// Whether the driver says that it runs undisturbed: then no kill while its marker is present.
     async fn reports_running(&self, attempt: &AttemptId) -> bool;
+}
+
+/// As [`Backend::told_by`], for a slot whose attempt is known from its status file: of a process of this
+/// host the kernel tells, of all others their files alone.
+fn seat_of<'s>(
+    board: &'s std::sync::Arc<status::StatusBoard>,
+    job: &'s JobName,
+    slot: Slot,
+    attempt: Option<&AttemptId>,
+) -> Option<status::Seat<'s>> {
+    let tells = attempt.is_none_or(crate::process::is_elsewhere);
+    tells.then_some(status::Seat { board, job, slot })
 }
 
 /// As [`Backend::await_news`], for a slot whose attempt is known from its status file.

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::driver::observe_status;
-use super::status::{Phase, StatusBoard};
+use super::status::{Phase, Seat, StatusBoard};
 use super::{
     Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way, await_process,
-    await_status_news,
+    await_status_news, seat_of,
 };
 use crate::model::{AttemptId, JobName, Slot};
 use crate::process::{
@@ -227,6 +227,13 @@ impl Backend for SignalBackend {
             (AttemptSource::Known(_) | AttemptSource::PidFile(_), None) => {
                 tokio::time::sleep(pace).await;
             }
+        }
+    }
+
+    fn told_by(&self, attempt: Option<&AttemptId>) -> Option<Seat<'_>> {
+        match &self.options.source {
+            AttemptSource::Status { board, job, slot } => seat_of(board, job, *slot, attempt),
+            AttemptSource::Known(_) | AttemptSource::PidFile(_) => None,
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::wakes::Sleeper;
 use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
 use crate::model::{AttemptId, BatchId, Generation, JobName, Slot};
@@ -198,7 +199,9 @@ pub struct StatusBoard {
 struct Seen {
     /// When the last listing was tried, and why it failed if it did.
     listed: Option<(Instant, Option<Trouble>)>,
-    files: HashMap<String, Entry>,
+    /// Counts the listings.
+    number: u32,
+    files: HashMap<Box<str>, Entry>,
 }
 
 /// Why there was no listing; told to all who ask, so that each need not wait for a failure of its own.
@@ -215,12 +218,65 @@ struct Entry {
     stamp: Option<Timestamp>,
     /// Since when that is known; none if it was so at the first look.
     since: Option<Instant>,
+    /// The last listing that it was in.
+    listed_in: u32,
     /// Whether it changed in the last listing: its slot is told once more after the next, since two
     /// changes may have the same time stamp.
     is_fresh: bool,
+    /// Whether there is news that nobody has taken yet.
+    has_news: bool,
     /// What it said at a time stamp.
     read: Option<(Timestamp, Arc<StatusFile>)>,
-    bell: Arc<Notify>,
+    /// Rings for who waits.
+    bell: Option<Arc<Notify>>,
+    /// Who rests and is to be woken.
+    sleeper: Option<Sleeper>,
+}
+
+impl Entry {
+    /// Takes what a listing says of the file, and rings if that is not what it said before.
+    fn see(&mut self, stamp: Option<Timestamp>, now: Instant) {
+        if self.stamp != stamp {
+            self.stamp = stamp;
+            self.since = Some(now);
+            self.is_fresh = true;
+            self.read = None;
+            self.ring();
+        } else if self.is_fresh && self.since.is_some_and(|at| now - at >= STAMP_GRAIN) {
+            self.is_fresh = false;
+            self.ring();
+        }
+    }
+
+    fn ring(&mut self) {
+        self.has_news = true;
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
+        }
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+    }
+}
+
+/// The place of one slot at a board.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat<'s> {
+    /// The board.
+    pub board: &'s Arc<StatusBoard>,
+    /// The job.
+    pub job: &'s JobName,
+    /// The slot.
+    pub slot: Slot,
+}
+
+impl Seat<'_> {
+    /// Has `sleeper` woken, once, as soon as the status may be another than it was at the last
+    /// [`load`](StatusBoard::load). False where it may be so already, or cannot be told: then there is
+    /// no rest.
+    pub async fn rest(&self, sleeper: Sleeper) -> bool {
+        self.board.rest(self.job, self.slot, sleeper).await
+    }
 }
 
 /// Two changes within this time may have the same time stamp, so what was read of a file that has just
@@ -329,18 +385,51 @@ impl StatusBoard {
     /// Returns when the status of a slot may be another than it was at the last
     /// [`load`](StatusBoard::load), or after a long while.
     pub async fn await_news(self: &Arc<Self>, job: &JobName, slot: Slot) {
+        self.begin_looking_around();
+        let patience = self.pace() * PACES_WITHOUT_NEWS;
+        let until = Instant::now() + patience.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let path = self.control.status(job, slot);
+        loop {
+            let bell = {
+                let mut seen = self.seen.lock().await;
+                let entry = seen.entry_of(path.name());
+                if std::mem::take(&mut entry.has_news) {
+                    return;
+                }
+                Arc::clone(entry.bell.get_or_insert_default())
+            };
+            if tokio::time::timeout_at(until, bell.notified())
+                .await
+                .is_err()
+            {
+                // It is time to look all the same.
+                return;
+            }
+        }
+    }
+
+    async fn rest(self: &Arc<Self>, job: &JobName, slot: Slot, sleeper: Sleeper) -> bool {
+        self.begin_looking_around();
+        let path = self.control.status(job, slot);
+        let mut seen = self.seen.lock().await;
+        if !matches!(seen.listed, Some((_, None))) {
+            return false;
+        }
+        let entry = seen.entry_of(path.name());
+        if entry.has_news {
+            return false;
+        }
+        entry.sleeper = Some(sleeper);
+        // Who is woken reads what is new.
+        entry.read = None;
+        entry.bell = None;
+        true
+    }
+
+    fn begin_looking_around(self: &Arc<Self>) {
         if !self.looks_around.swap(true, Ordering::Relaxed) {
             tokio::spawn(look_around(Arc::downgrade(self), self.pace()));
         }
-        let bell = {
-            let path = self.control.status(job, slot);
-            let mut seen = self.seen.lock().await;
-            Arc::clone(&seen.entry_of(path.name()).bell)
-        };
-        let patience = self.pace() * PACES_WITHOUT_NEWS;
-        let patience = patience.mul_f64(0.8 + 0.4 * fastrand::f64());
-        // Either way it is time to look.
-        let _rung = tokio::time::timeout(patience, bell.notified()).await;
     }
 
     /// Lists the directory and rings for every file that is not as it was.
@@ -370,33 +459,37 @@ impl StatusBoard {
 
 impl Seen {
     fn entry_of(&mut self, name: &str) -> &mut Entry {
-        self.files.entry(name.to_owned()).or_default()
+        self.files.entry(name.into()).or_default()
     }
 
-    /// Takes the time stamps of a listing, which is sorted, and rings for what is not as it was.
+    /// Takes the time stamps of a listing and rings for what is not as it was.
     fn take(&mut self, listing: &[FileStat]) {
         let now = Instant::now();
-        for (name, entry) in &mut self.files {
-            let found = listing.binary_search_by(|found| found.path.name().cmp(name));
-            let found = found.ok().and_then(|at| listing.get(at));
-            let stamp = found.map(|found| found.modified_at);
-            if entry.stamp != stamp {
-                entry.stamp = stamp;
-                entry.since = Some(now);
-                entry.is_fresh = true;
-                entry.read = None;
-                entry.bell.notify_one();
-            } else if entry.is_fresh && entry.since.is_some_and(|at| now - at >= STAMP_GRAIN) {
-                entry.is_fresh = false;
-                entry.bell.notify_one();
+        self.number = self.number.wrapping_add(1);
+        let since = self.listed.is_some().then_some(now);
+        let mut known = 0;
+        for found in listing {
+            let name = found.path.name();
+            if let Some(entry) = self.files.get_mut(name) {
+                entry.listed_in = self.number;
+                known += 1;
+                entry.see(Some(found.modified_at), now);
+            } else {
+                let entry = Entry {
+                    stamp: Some(found.modified_at),
+                    since,
+                    listed_in: self.number,
+                    ..Entry::default()
+                };
+                self.files.insert(name.into(), entry);
+                known += 1;
             }
         }
-        let since = self.listed.is_some().then_some(now);
-        for found in listing {
-            if !self.files.contains_key(found.path.name()) {
-                let entry = self.entry_of(found.path.name());
-                entry.stamp = Some(found.modified_at);
-                entry.since = since;
+        if known < self.files.len() {
+            for entry in self.files.values_mut() {
+                if entry.listed_in != self.number {
+                    entry.see(None, now);
+                }
             }
         }
     }
@@ -408,9 +501,9 @@ impl Seen {
         self.ring_all();
     }
 
-    fn ring_all(&self) {
-        for entry in self.files.values() {
-            entry.bell.notify_one();
+    fn ring_all(&mut self) {
+        for entry in self.files.values_mut() {
+            entry.ring();
         }
     }
 }

@@ -50,6 +50,8 @@ mod soak;
 #[cfg(test)]
 mod spark_copies;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod watch;

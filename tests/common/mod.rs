@@ -26,6 +26,7 @@ pub mod secure;
 pub mod server;
 pub mod site;
 pub mod spark;
+pub mod systemd;
 pub mod wait;
 pub mod warm_up;
 
@@ -39,4 +40,5 @@ pub use place::Place;
 pub use proxy::{CutProxy, Lost, Traffic};
 pub use secure::SecureHdfs;
 pub use spark::{Query, Spark, SparkVersion};
+pub use systemd::Systemd;
 pub use wait::{wait_until, wait_until_async};

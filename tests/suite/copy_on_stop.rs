@@ -213,6 +213,8 @@ fn run_waits_for_the_copy() -> Result<()> {
     let argv = job.job.argv(&["drain=0.1", "code=3"]);
     let mut run = job.place.run("run", &["--job", "clicks"], argv, &[])?;
     job.place.await_log("run", "armed=true")?;
+    // Before it has its handler a signal would end it in its own way.
+    job.job.await_starts(1)?;
     job.place.remove("clicks")?;
     assert_eq!(run.await_end(SOON)?.code(), Some(3));
     ensure!(

@@ -283,8 +283,38 @@ pub(crate) struct Stage {
     _logging: DefaultGuard,
 }
 
+/// What was logged on this thread since it began.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Begins to log, for as long as the guard lives.
+    pub(crate) fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter("stepdown=debug")
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let logging = tracing::subscriber::set_default(subscriber);
+        (log, logging)
+    }
+
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        let text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// How often an alarm of this kind came on.
+    pub(crate) fn alarms(&self, kind: &str) -> usize {
+        let told = format!("alarm=\"{kind}\"");
+        let text = self.text();
+        let lines = text.lines().filter(|line| line.contains(&told));
+        lines.filter(|line| line.contains("ERROR")).count()
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -306,14 +336,7 @@ impl Stage {
 
     /// As [`Stage::new`] over an empty storage.
     pub(crate) async fn over(memory: MemoryStorage) -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter("stepdown=debug")
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        let logging = tracing::subscriber::set_default(subscriber);
+        let (log, logging) = Log::begin();
         memory.set_clock(jiff::Timestamp::now());
         memory.run_clock_with_tokio();
         let stage = Self {
@@ -389,16 +412,12 @@ impl Stage {
 
     /// All that the engines logged.
     pub(crate) fn log(&self) -> String {
-        let text = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&text).into_owned()
+        self.log.text()
     }
 
     /// How often an alarm of this kind came on.
     pub(crate) fn alarms(&self, kind: &str) -> usize {
-        let told = format!("alarm=\"{kind}\"");
-        let log = self.log();
-        let lines = log.lines().filter(|line| line.contains(&told));
-        lines.filter(|line| line.contains("ERROR")).count()
+        self.log.alarms(kind)
     }
 
     /// A host that has not started its engine.
@@ -532,7 +551,7 @@ impl Host {
             interval: Duration::from_secs(5),
             jitter: 0.0,
         };
-        let (poller, mut views) = Poller::new(poll, policy, 1);
+        let (poller, views) = Poller::new(poll, policy, 1);
         let backend = PlayedBackend {
             host: self.name.clone(),
             job: stage.job.clone(),
@@ -543,7 +562,7 @@ impl Host {
             Arc::new(spec),
             control_dir(Arc::clone(&self.storage)),
             Arc::new(backend),
-            views.swap_remove(0),
+            views.of(0),
             shutdown.clone(),
         );
         self.running = Some(Running {

@@ -35,11 +35,15 @@ mod kit_status;
 #[cfg(test)]
 mod mutations;
 #[cfg(test)]
+mod notify;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod race_table;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod resting;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
 mod rollout_crashes;

@@ -288,7 +288,7 @@ async fn find_running(
     let slots: Vec<(Slot, &JobSlot)> = job
         .slots
         .iter()
-        .map(|(slot, of)| (*slot, of))
+        .map(|(slot, of)| (*slot, of.as_ref()))
         .filter(|(slot, _)| named.is_none_or(|named| named == *slot))
         .collect();
     if slots.is_empty() {

@@ -1,22 +1,25 @@
 //! `stepdown watch`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use sd_notify::NotifyState;
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, ConfiguredSlots};
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report, plain, table};
 use crate::cli::target::find_job;
+use crate::config::Job;
 use crate::daemon::signals::Signals;
-use crate::daemon::watch::{PlannedSlot, Watcher};
+use crate::daemon::watch::{Changes, SlotSource, Watcher};
 use crate::model::{JobName, Slot};
-use crate::process::Signal;
+use crate::process::{Signal, heap};
 use crate::storage::StorageUri;
 
 /// How long the engines may take to come to a safe point after the first signal.
@@ -24,6 +27,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Pause between two looks at the daemon's own health, where no watchdog asks for less.
 const HEALTH: Duration = Duration::from_secs(5);
+
+/// How long after a start or a reload the memory that these took is given back.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// Watch the markers of all configured jobs and act on them
 ///
@@ -84,7 +90,7 @@ impl Report for DryRun {
 }
 
 /// All slots of the configuration, or those of the jobs that were named.
-fn plan(app: &App, only: &[JobName]) -> Result<Vec<PlannedSlot>> {
+fn plan(app: App, only: &[JobName]) -> Result<ConfiguredSlots> {
     for name in only {
         find_job(app.config(), name)?;
     }
@@ -94,17 +100,29 @@ fn plan(app: &App, only: &[JobName]) -> Result<Vec<PlannedSlot>> {
             "the configuration has no jobs to watch",
         ));
     }
-    let board = app.board()?;
-    let mut slots = Vec::new();
-    for job in app.config().jobs.values() {
-        if !only.is_empty() && !only.contains(&job.name) {
-            continue;
-        }
-        for (slot, of) in &job.slots {
-            slots.push(app.plan_slot(job, *slot, of, &board)?);
-        }
+    let wants = |job: &Job| only.is_empty() || only.contains(&job.name);
+    Ok(ConfiguredSlots::new(app, wants)?)
+}
+
+/// What `--dry-run` says.
+fn dry_run(slots: &ConfiguredSlots) -> Result<DryRun> {
+    let mut shown = Vec::with_capacity(slots.count());
+    for at in 0..slots.count() {
+        let planned = slots.plan(at)?;
+        let spec = &planned.spec;
+        shown.push(DrySlot {
+            job: spec.job.clone(),
+            slot: spec.slot,
+            marker: spec.marker.clone(),
+            backend: planned.backend.name(),
+            checkpoints: spec
+                .checkpoints
+                .iter()
+                .map(|(_, uri)| uri.clone())
+                .collect(),
+        });
     }
-    Ok(slots)
+    Ok(DryRun { slots: shown })
 }
 
 /// Runs the command.
@@ -112,33 +130,16 @@ fn plan(app: &App, only: &[JobName]) -> Result<Vec<PlannedSlot>> {
 /// # Errors
 /// All problems of the configuration at the start; a task of the daemon that failed.
 pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
-    let app = context.open()?;
-    let slots = plan(&app, &args.job)?;
+    let slots = plan(context.open()?, &args.job)?;
     if args.dry_run {
-        let slots = slots
-            .iter()
-            .map(|planned| DrySlot {
-                job: planned.spec.job.clone(),
-                slot: planned.spec.slot,
-                marker: planned.spec.marker.clone(),
-                backend: planned.backend.name(),
-                checkpoints: planned
-                    .spec
-                    .checkpoints
-                    .iter()
-                    .map(|(_, uri)| uri.clone())
-                    .collect(),
-            })
-            .collect();
-        context.out.result(&DryRun { slots })?;
+        context.out.result(&dry_run(&slots)?)?;
         return Ok(Exit::Ok.into());
     }
     let mut signals = Signals::catch(&[Signal::TERM, Signal::INT, Signal::HUP])?;
     let shutdown = CancellationToken::new();
-    let mut watcher = Watcher::new(app.daemon()?, shutdown.clone());
-    let count = slots.len();
-    watcher.apply(slots, app.poll_policy());
-    drop(app);
+    let mut watcher = Watcher::new(slots.app().daemon()?, shutdown.clone());
+    let count = slots.count();
+    apply(&mut watcher, slots)?;
     tracing::info!(
         slots = count,
         directories = watcher.directories(),
@@ -147,10 +148,14 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     tell(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled();
     let mut health = tokio::time::interval(watchdog.map_or(HEALTH, |time| time / 3).min(HEALTH));
+    let mut settles_at = Some(Instant::now() + SETTLED);
     let ended_by = loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::HUP => reload(&args, context, &mut watcher),
+                Signal::HUP => {
+                    reload(&args, context, &mut watcher);
+                    settles_at = Some(Instant::now() + SETTLED);
+                }
                 other => break other,
             },
             _ = health.tick() => {
@@ -162,6 +167,10 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
                 }
                 if watchdog.is_some() {
                     tell(&[NotifyState::Watchdog]);
+                }
+                if settles_at.is_some_and(|at| at <= Instant::now()) {
+                    settles_at = None;
+                    heap::give_back();
                 }
             }
         }
@@ -183,19 +192,22 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     Ok(Exit::Ok.into())
 }
 
+fn apply(watcher: &mut Watcher, slots: ConfiguredSlots) -> Result<Changes> {
+    let policy = slots.app().poll_policy();
+    let source: Arc<dyn SlotSource> = Arc::new(slots);
+    Ok(watcher.apply(&source, policy)?)
+}
+
 /// Reads the configuration again; a wrong one changes nothing.
 fn reload(args: &WatchArgs, context: &mut Context, watcher: &mut Watcher) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
-    let planned = context
+    let applied = context
         .open()
-        .and_then(|app| Ok((plan(&app, &args.job)?, app.poll_policy())));
-    match planned {
-        Ok((slots, policy)) => {
-            let changes = watcher.apply(slots, policy);
-            tracing::info!(?changes, "the configuration was read again");
-        }
+        .and_then(|app| apply(watcher, plan(app, &args.job)?));
+    match applied {
+        Ok(changes) => tracing::info!(?changes, "the configuration was read again"),
         Err(failure) => {
             tracing::error!("the configuration was not taken over: {:#}", failure.error);
         }
