@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
+use super::drive::Drive;
 use super::slot::SlotEngine;
-use super::stopping::{Drive, StepError};
+use super::stopping::StepError;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::copy::{
     Check, CopyError, CopyReport, CopyRequest, Damage, Existing, Pace, Place, copy,

@@ -12,6 +12,7 @@ pub mod ask;
 mod child_backend;
 pub mod copying;
 pub mod crash_point;
+mod drive;
 mod finding;
 mod flag;
 mod following;

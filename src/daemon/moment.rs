@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
+use super::drive::{Drive, Request};
 use super::slot::SlotEngine;
-use super::stopping::{Drive, Flow, Request, StepError};
+use super::stopping::{Flow, StepError};
 use crate::control::{Prepared, Saved};
 use crate::marker::poll::error_chain;
 use crate::model::AttemptId;

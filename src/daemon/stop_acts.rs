@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
+use super::drive::{Drive, Request};
 use super::hooks::HookEvent;
 use super::slot::SlotEngine;
-use super::stopping::{Drive, Flow, Request, StepError, StopEnd};
+use super::stopping::{Flow, StepError, StopEnd};
 use crate::control::Saved;
 use crate::marker::poll::{DirectoryPoll, GuardRecord, Sighting, Why, error_chain};
 use crate::model::{AttemptId, Generation};
