@@ -1,5 +1,22 @@
 //! The heap of this process.
 
+/// Has all threads of this process take their memory from one heap. The C library gives each of them a heap
+/// of its own else, and what is freed in one is of no use to the others: with ten thousand slots that
+/// is a third of the memory. They wait for each other then, so it is for a process that is mostly idle. To
+/// be said before there are other threads.
+pub fn share() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[expect(
+            unsafe_code,
+            reason = "the C library has no safe name for it: it takes its own lock, and sets how many \
+                      heaps are made from now on"
+        )]
+        // SAFETY: see above.
+        let _if_not_there_are_more = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
 /// Gives the memory that was freed back to the system, as far as the C library keeps it for later: after
 /// a start, or when thousands of slots were busy at once, that is more than is used ever after. Takes
 /// some milliseconds.

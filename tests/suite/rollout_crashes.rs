@@ -85,7 +85,8 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "new job fails",
         strategy: "stop-start",
-        extra: "",
+        // Only the host that started the new job sees that its start failed; another waits for this.
+        extra: "cutover-deadline = \"20s\"",
         job: &["--fail", "start", "--only", "green"],
         outcome: "recovered",
         running: "blue",

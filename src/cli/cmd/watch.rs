@@ -130,6 +130,7 @@ fn dry_run(slots: &ConfiguredSlots) -> Result<DryRun> {
 /// # Errors
 /// All problems of the configuration at the start; a task of the daemon that failed.
 pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
+    heap::share();
     let slots = plan(context.open()?, &args.job)?;
     if args.dry_run {
         context.out.result(&dry_run(&slots)?)?;
