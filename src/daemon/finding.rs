@@ -32,7 +32,7 @@ impl SlotEngine {
             if let Some(found) = looked.await {
                 return Awaited::Attempt(found);
             }
-            if failing.is_none() && self.rest_without_attempt().await {
+            if failing.is_none() && self.rest_without_attempt() {
                 return Awaited::Rest;
             }
             self.beginning = None;

@@ -262,7 +262,7 @@ impl SlotEngine {
             self.beginning = None;
         }
         loop {
-            if self.rest_on_attempt(attempt, watched).await {
+            if self.rest_on_attempt(attempt, watched) {
                 return News::Rest;
             }
             tokio::select! {

@@ -39,7 +39,7 @@ impl SlotEngine {
 
     /// Whether a slot in which nothing runs can rest. True means that the engine has to go: what comes
     /// from now on wakes its number.
-    pub(super) async fn rest_without_attempt(&self) -> bool {
+    pub(super) fn rest_without_attempt(&self) -> bool {
         let (Some(sleeper), Some(seat)) = (&self.sleeper, self.backend.told_by(None)) else {
             return false;
         };
@@ -48,11 +48,11 @@ impl SlotEngine {
         }
         // Nothing runs that a marker could speak of.
         self.sightings.ignore();
-        seat.rest(sleeper.clone()).await
+        seat.rest(sleeper.clone())
     }
 
     /// As [`SlotEngine::rest_without_attempt`], for a slot whose attempt is armed and runs.
-    pub(super) async fn rest_on_attempt(&self, attempt: &AttemptId, watched: &Watched) -> bool {
+    pub(super) fn rest_on_attempt(&self, attempt: &AttemptId, watched: &Watched) -> bool {
         let Some(sleeper) = &self.sleeper else {
             return false;
         };
@@ -65,7 +65,7 @@ impl SlotEngine {
         if !self.sightings.fall_asleep() {
             return false;
         }
-        let rests = seat.rest(sleeper.clone()).await;
+        let rests = seat.rest(sleeper.clone());
         if !rests {
             self.sightings.stay_awake();
         }

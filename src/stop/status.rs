@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -190,7 +190,11 @@ pub async fn load_heartbeat(
 pub struct StatusBoard {
     control: ControlDir,
     max_age: Duration,
-    seen: Mutex<Seen>,
+    /// Never held while something is waited for: a slot that waits for news in one place of its engine, and
+    /// asks in another, would be given the lock where it does not look, and all would wait for ever.
+    seen: std::sync::Mutex<Seen>,
+    /// Held by who lists.
+    listing: Mutex<()>,
     reads: Semaphore,
     looks_around: AtomicBool,
 }
@@ -274,8 +278,8 @@ impl Seat<'_> {
     /// Has `sleeper` woken, once, as soon as the status may be another than it was at the last
     /// [`load`](StatusBoard::load). False where it may be so already, or cannot be told: then there is
     /// no rest.
-    pub async fn rest(&self, sleeper: Sleeper) -> bool {
-        self.board.rest(self.job, self.slot, sleeper).await
+    pub fn rest(&self, sleeper: Sleeper) -> bool {
+        self.board.rest(self.job, self.slot, sleeper)
     }
 }
 
@@ -297,7 +301,8 @@ impl StatusBoard {
         Self {
             control,
             max_age,
-            seen: Mutex::default(),
+            seen: std::sync::Mutex::default(),
+            listing: Mutex::default(),
             reads: Semaphore::new(READS_AT_ONCE),
             looks_around: AtomicBool::new(false),
         }
@@ -338,32 +343,42 @@ impl StatusBoard {
         slot: Slot,
     ) -> Result<Option<Arc<StatusFile>>, DocumentError> {
         let path = self.control.status(job, slot);
-        let mut seen = self.seen.lock().await;
         let max_age = if self.looks_around.load(Ordering::Relaxed) {
             self.pace() + self.max_age
         } else {
             self.max_age
         };
-        let is_old = |(at, _): &(Instant, _)| at.elapsed() >= max_age;
-        if seen.listed.as_ref().is_none_or(is_old) {
-            self.list(&mut seen).await;
-        }
-        if let Some((_, Some(trouble))) = &seen.listed {
-            let uri = self.control.uri(&self.control.status_dir());
-            let error = StorageError::new("list", uri, trouble.kind).with_detail(&trouble.text);
-            return Err(error.into());
-        }
-        let entry = seen.entry_of(path.name());
-        let Some(stamp) = entry.stamp else {
-            return Ok(None);
+        let is_old = || {
+            let listed = &self.seen().listed;
+            listed
+                .as_ref()
+                .is_none_or(|(at, _)| at.elapsed() >= max_age)
         };
-        if let Some((at, file)) = &entry.read
-            && *at == stamp
-        {
-            return Ok(Some(Arc::clone(file)));
+        if is_old() {
+            let _turn = self.listing.lock().await;
+            // Another may have listed meanwhile.
+            if is_old() {
+                self.list().await;
+            }
         }
-        // The others do not wait for this read.
-        drop(seen);
+        let stamp = {
+            let mut seen = self.seen();
+            if let Some((_, Some(trouble))) = &seen.listed {
+                let uri = self.control.uri(&self.control.status_dir());
+                let error = StorageError::new("list", uri, trouble.kind).with_detail(&trouble.text);
+                return Err(error.into());
+            }
+            let entry = seen.entry_of(path.name());
+            let Some(stamp) = entry.stamp else {
+                return Ok(None);
+            };
+            if let Some((at, file)) = &entry.read
+                && *at == stamp
+            {
+                return Ok(Some(Arc::clone(file)));
+            }
+            stamp
+        };
         let _permit = self.reads.acquire().await;
         let Some(file) =
             load_optional::<StatusFile>(self.control.storage().as_ref(), &path).await?
@@ -371,7 +386,7 @@ impl StatusBoard {
             return Ok(None);
         };
         let file = Arc::new(file);
-        let mut seen = self.seen.lock().await;
+        let mut seen = self.seen();
         let entry = seen.entry_of(path.name());
         if entry
             .since
@@ -391,7 +406,7 @@ impl StatusBoard {
         let path = self.control.status(job, slot);
         loop {
             let bell = {
-                let mut seen = self.seen.lock().await;
+                let mut seen = self.seen();
                 let entry = seen.entry_of(path.name());
                 if std::mem::take(&mut entry.has_news) {
                     return;
@@ -408,10 +423,10 @@ impl StatusBoard {
         }
     }
 
-    async fn rest(self: &Arc<Self>, job: &JobName, slot: Slot, sleeper: Sleeper) -> bool {
+    fn rest(self: &Arc<Self>, job: &JobName, slot: Slot, sleeper: Sleeper) -> bool {
         self.begin_looking_around();
         let path = self.control.status(job, slot);
-        let mut seen = self.seen.lock().await;
+        let mut seen = self.seen();
         if !matches!(seen.listed, Some((_, None))) {
             return false;
         }
@@ -432,8 +447,12 @@ impl StatusBoard {
         }
     }
 
-    /// Lists the directory and rings for every file that is not as it was.
-    async fn list(&self, seen: &mut Seen) {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists the directory and rings for every file that is not as it was. For who has the turn.
+    async fn list(&self) {
         let dir = self.control.status_dir();
         let listing = self.control.storage().list(&dir, Depth::Children).await;
         let entries = match listing {
@@ -443,11 +462,12 @@ impl StatusBoard {
                 Ok(()) => Vec::new(),
                 Err(error) => {
                     let kind = error.storage_kind().unwrap_or(ErrorKind::Other);
-                    return seen.fail(kind, &error);
+                    return self.seen().fail(kind, &error);
                 }
             },
-            Err(error) => return seen.fail(error.kind, &error),
+            Err(error) => return self.seen().fail(error.kind, &error),
         };
+        let mut seen = self.seen();
         let had_trouble = matches!(seen.listed, Some((_, Some(_))));
         seen.take(&entries);
         if had_trouble {
@@ -515,6 +535,55 @@ async fn look_around(board: Weak<StatusBoard>, pace: Duration) {
         let Some(board) = board.upgrade() else {
             return;
         };
-        board.list(&mut *board.seen.lock().await).await;
+        let _turn = board.listing.lock().await;
+        board.list().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
+    use crate::storage::memory::MemoryStorage;
+    use crate::storage::{Storage, StoragePath};
+    use futures::poll;
+
+    /// An engine waits for news in one place and asks for other things in another, and looks at one of
+    /// them at a time.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_news_and_does_not_look_keeps_nobody_waiting() {
+        let script = FaultScript::new();
+        let storage: Arc<dyn Storage> =
+            Arc::new(Faulty::new(MemoryStorage::new("board"), script.clone()));
+        let control = ControlDir::new(storage, StoragePath::parse("/c").unwrap());
+        control.ensure().await.unwrap();
+        let board = Arc::new(StatusBoard::new(control, Duration::from_secs(1)));
+        let job: JobName = "clicks".parse().unwrap();
+        script.inject(
+            When::on(Operation::List),
+            Fault::Delay(Duration::from_secs(5)),
+        );
+        let lists = tokio::spawn({
+            let (board, job) = (Arc::clone(&board), job.clone());
+            async move {
+                board
+                    .load(&job, Slot::Blue)
+                    .await
+                    .map(|found| found.is_some())
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!lists.is_finished());
+        // It begins to wait during the listing, and is not looked at any more.
+        let mut news = Box::pin(board.await_news(&job, Slot::Blue));
+        assert!(poll!(&mut news).is_pending());
+        assert!(!lists.await.unwrap().unwrap());
+        let sleeper = Sleeper::new(Arc::default(), 0);
+        let others = async {
+            let found = board.load(&job, Slot::Green).await.unwrap();
+            (found.is_some(), board.rest(&job, Slot::Green, sleeper))
+        };
+        let others = tokio::time::timeout(Duration::from_mins(1), others).await;
+        assert_eq!(others, Ok((false, true)));
     }
 }
