@@ -528,7 +528,7 @@ fn boundary(section: &mut Section<'_, '_>, or: Boundary) -> Boundary {
     Boundary {
         at_boundary: section.value("at-boundary", or.at_boundary),
         patience: section.checked("boundary-patience", or.patience, positive),
-        reaction: section.value("boundary-reaction", or.reaction),
+        reaction: section.optional("boundary-reaction").or(or.reaction),
     }
 }
 

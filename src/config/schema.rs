@@ -440,8 +440,9 @@ pub struct Boundary {
     pub at_boundary: AtBoundary,
     /// For how long.
     pub patience: Duration,
-    /// How long after a request the driver may still plan a batch.
-    pub reaction: Duration,
+    /// How long after a request the driver may still plan a batch; `None` where that is learnt from the
+    /// slot's earlier stops.
+    pub reaction: Option<Duration>,
 }
 
 impl Default for Boundary {
@@ -449,7 +450,7 @@ impl Default for Boundary {
         Self {
             at_boundary: AtBoundary::Never,
             patience: Duration::from_mins(5),
-            reaction: Duration::from_secs(1),
+            reaction: None,
         }
     }
 }

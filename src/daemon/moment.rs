@@ -7,15 +7,18 @@ use tokio::time::Instant;
 use super::alarm::AlarmKind;
 use super::crash_point::crash_point;
 use super::drive::{Drive, Request};
-use super::slot::SlotEngine;
+use super::slot::{SlotEngine, SlotSpec};
 use super::stopping::{Flow, StepError};
 use crate::control::{Prepared, Saved};
 use crate::marker::poll::error_chain;
 use crate::model::AttemptId;
 use crate::stop::Way;
-use crate::stop::boundary::{BoundaryReport, Hindrance, Verdict};
+use crate::stop::boundary::{
+    BoundaryReport, Hindrance, UNKNOWN_REACTION, Verdict, learnt_reaction,
+};
 use crate::stop::decide::{Escalate, Moment};
 use crate::stop::follow::Follower;
+use crate::stop::receipt::load_newest_receipts;
 use crate::stop::record::Asking;
 use crate::storage::Storage;
 
@@ -24,6 +27,9 @@ const SLICE: Duration = Duration::from_secs(1);
 
 /// How old the storage's time may be that is held against a heartbeat.
 const CLOCK_AGE: Duration = Duration::from_secs(10);
+
+/// From so many of the slot's last stops it is learnt how long its driver goes on after a request.
+const STOPS_LEARNT_FROM: usize = 10;
 
 /// What a stop needs to ask at the right moment. Made when it is needed.
 #[derive(Debug, Default)]
@@ -141,9 +147,16 @@ impl SlotEngine {
         drive
             .fence(storage.as_ref(), self.spec.lease_ttl / 2)
             .await?;
-        let mut follower = drive.timing.follower.take().unwrap_or_else(|| {
-            Follower::new(&self.spec.checkpoints, *policy, drive.draining_for())
-        });
+        let mut follower = if let Some(follower) = drive.timing.follower.take() {
+            follower
+        } else {
+            let reaction = match policy.reaction {
+                Some(set) => set,
+                None => self.learnt_reaction().await?,
+            };
+            let carried = drive.draining_for();
+            Follower::new(&self.spec.checkpoints, *policy, reaction, carried)
+        };
         if let Some((stamp, at)) = drive.last_clock() {
             follower.know_clock(storage.authority(), stamp, at);
         }
@@ -182,6 +195,16 @@ impl SlotEngine {
         };
         drive.timing.follower = Some(follower);
         Ok(flow)
+    }
+
+    /// How long the driver may plan batches after a request, as far as it was asked before.
+    async fn learnt_reaction(&self) -> Result<Duration, StepError> {
+        let SlotSpec { job, slot, .. } = &*self.spec;
+        let stops = load_newest_receipts(&self.control, job, *slot, STOPS_LEARNT_FROM).await?;
+        let stops = stops
+            .iter()
+            .filter_map(|receipt| Some((receipt.boundary.as_ref()?.asked, receipt.drain_seconds?)));
+        Ok(learnt_reaction(stops).unwrap_or(UNKNOWN_REACTION))
     }
 
     async fn publish_and_ask(

@@ -27,8 +27,24 @@ pub struct BoundaryPolicy {
     pub at_boundary: AtBoundary,
     /// How long a gap is waited for.
     pub patience: Duration,
-    /// How long after the request the driver may still plan a batch.
-    pub reaction: Duration,
+    /// How long after the request the driver may still plan a batch; `None` where that is learnt.
+    pub reaction: Option<Duration>,
+}
+
+/// The reaction of a driver of which no stop is known. A JVM without work ends within one second after
+/// SIGTERM to Python and within two after one to `spark-submit`, on a quiet machine.
+pub const UNKNOWN_REACTION: Duration = Duration::from_secs(3);
+
+/// How long a driver goes on after a request, from earlier stops: the moment of each request, and the
+/// seconds from there to the end. Only those count that found the driver idle, so that nothing but its own
+/// end took that time. That is more than the time in which it still plans, which nobody sees. The longest
+/// counts, since a driver takes as long again when its machine is as busy again.
+pub fn learnt_reaction(stops: impl IntoIterator<Item = (AskedAt, f64)>) -> Option<Duration> {
+    stops
+        .into_iter()
+        .filter(|(asked, _)| matches!(asked, AskedAt::InGap | AskedAt::Quiet))
+        .map(|(_, seconds)| duration(seconds))
+        .max()
 }
 
 /// When a batch was planned and committed, as far as its files are there.
@@ -262,7 +278,7 @@ pub struct Delivery {
     pub look: Duration,
     /// From there until the request is out, as measured.
     pub send: Duration,
-    /// From there until the driver plans nothing more: a setting.
+    /// From there until the driver plans nothing more: a setting, or learnt.
     pub reaction: Duration,
 }
 
@@ -763,7 +779,7 @@ mod tests {
         let policy = |at_boundary| BoundaryPolicy {
             at_boundary,
             patience: s(10.0),
-            reaction: s(1.0),
+            reaction: Some(s(1.0)),
         };
         let (prefer, require) = (policy(AtBoundary::Prefer), policy(AtBoundary::Require));
         let young = || Err(Hindrance::Young);
@@ -830,5 +846,19 @@ mod tests {
                 prop_assert!(committed + idle + DELIVERY.needs().as_secs_f64() >= next - 0.1 * interval);
             }
         }
+    }
+
+    #[test]
+    fn the_reaction_is_learnt_from_stops_that_found_the_driver_idle() {
+        assert_eq!(learnt_reaction([]), None);
+        let asked_anywhere = [(AskedAt::WithoutGap, 40.0), (AskedAt::Unknown, 2.0)];
+        assert_eq!(learnt_reaction(asked_anywhere), None);
+        let stops = [
+            (AskedAt::InGap, 1.5),
+            (AskedAt::Quiet, 2.25),
+            (AskedAt::InGap, 0.5),
+        ];
+        let all = stops.into_iter().chain(asked_anywhere);
+        assert_eq!(learnt_reaction(all), Some(Duration::from_millis(2_250)));
     }
 }

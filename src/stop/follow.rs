@@ -272,6 +272,7 @@ fn merge(logs: &LogTimes) -> BTreeMap<u64, BatchTimes> {
 pub struct Follower {
     queries: Vec<Followed>,
     policy: BoundaryPolicy,
+    reaction: Duration,
     begun: Instant,
     /// What was waited before this process took the stop up.
     carried: Duration,
@@ -281,10 +282,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower that has not looked yet; `carried` was waited before.
+    /// A follower that has not looked yet; the driver plans for as long as `reaction` after a request, and
+    /// `carried` was waited before.
     pub fn new(
         checkpoints: &[(Arc<dyn Storage>, StorageUri)],
         policy: BoundaryPolicy,
+        reaction: Duration,
         carried: Duration,
     ) -> Self {
         Self {
@@ -293,6 +296,7 @@ impl Follower {
                 .map(|(storage, uri)| Followed::new(Arc::clone(storage), uri.clone()))
                 .collect(),
             policy,
+            reaction,
             begun: Instant::now(),
             carried,
             looks: Vec::new(),
@@ -372,7 +376,7 @@ impl Follower {
         Delivery {
             look: self.pause + look,
             send,
-            reaction: self.policy.reaction,
+            reaction: self.reaction,
         }
     }
 

@@ -11,7 +11,7 @@ use super::proof::Proof;
 use super::record::Reason;
 use crate::control::{ControlDir, Document, DocumentError, Saved, load_optional, save_new};
 use crate::model::{AttemptId, BatchId, Generation, JobName, Slot, StopId};
-use crate::storage::{Depth, ErrorKind, StorageUri};
+use crate::storage::{Depth, ErrorKind, FileStat, StorageUri};
 
 /// In what way an attempt came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,28 +158,62 @@ pub async fn load_newest_receipt(
     slot: Slot,
 ) -> Result<Option<Receipt>, DocumentError> {
     let storage = control.storage();
-    let entries = match storage
-        .list(&control.receipts_dir(job), Depth::Children)
-        .await
+    match list_receipts(control, job, slot).await?.pop() {
+        Some(entry) => load_optional(storage.as_ref(), &entry.path).await,
+        None => Ok(None),
+    }
+}
+
+/// At most `count` of the newest receipts of a slot, without those that cannot be understood.
+///
+/// # Errors
+/// Storage errors; `NoControl`.
+pub async fn load_newest_receipts(
+    control: &ControlDir,
+    job: &JobName,
+    slot: Slot,
+    count: usize,
+) -> Result<Vec<Receipt>, DocumentError> {
+    let mut receipts = Vec::new();
+    for entry in list_receipts(control, job, slot)
+        .await?
+        .iter()
+        .rev()
+        .take(count)
     {
+        match load_optional(control.storage().as_ref(), &entry.path).await {
+            Ok(found) => receipts.extend(found),
+            Err(error @ DocumentError::Malformed { .. }) => tracing::debug!("left out: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(receipts)
+}
+
+/// The receipts of a slot, the newest last.
+async fn list_receipts(
+    control: &ControlDir,
+    job: &JobName,
+    slot: Slot,
+) -> Result<Vec<FileStat>, DocumentError> {
+    let entries = control
+        .storage()
+        .list(&control.receipts_dir(job), Depth::Children)
+        .await;
+    let mut entries = match entries {
         Ok(entries) => entries,
         Err(error) if error.kind == ErrorKind::NotFound => {
             control.vouch().await?;
-            return Ok(None);
+            return Ok(Vec::new());
         }
         Err(error) => return Err(error.into()),
     };
     let prefix = format!("{slot}-");
-    let newest = entries
-        .iter()
-        .filter(|entry| {
-            let name = entry.path.name();
-            name.strip_suffix(".json")
-                .is_some_and(|id| id.starts_with(&prefix))
-        })
-        .max_by_key(|entry| entry.modified_at);
-    match newest {
-        Some(entry) => load_optional(storage.as_ref(), &entry.path).await,
-        None => Ok(None),
-    }
+    entries.retain(|entry| {
+        let name = entry.path.name();
+        name.strip_suffix(".json")
+            .is_some_and(|id| id.starts_with(&prefix))
+    });
+    entries.sort_by_key(|entry| entry.modified_at);
+    Ok(entries)
 }

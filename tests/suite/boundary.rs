@@ -361,6 +361,43 @@ fn a_job_without_data_is_asked_after_a_while() -> Result<()> {
 }
 
 #[test]
+fn how_long_the_driver_goes_on_is_learnt_from_its_last_stop() -> Result<()> {
+    let mut streaming = Streaming::new(
+        "learnt",
+        &[rhythm(WITH_GAPS)],
+        "",
+        "at-boundary = \"require\"",
+    )?;
+    let place = &streaming.place;
+    let bare = streaming.job.start(&["drain=4"])?;
+    place.write_pid("clicks", bare.pid())?;
+    place.touch("clicks")?;
+    let watch = place.watch("watch", &[])?;
+    place.await_log("watch", " armed ")?;
+    place.remove("clicks")?;
+    let receipt = place.await_receipt("clicks", 1)?;
+    assert_in_gap(&receipt);
+    let took = receipt["drain_seconds"].as_f64().unwrap_or_default();
+    assert!(took >= 4.0, "{receipt:#}");
+    drop(watch);
+
+    // Nothing is set now, and there are no more batches: it is asked when the patience is over.
+    let keys = format!("checkpoints = [\"{}\"]", place.text("checkpoint-0"));
+    let stop = "at-boundary = \"prefer\"\nboundary-patience = \"1s\"";
+    place.configure(&place.pid_file_job("clicks", &keys, stop))?;
+    streaming.start()?;
+    let place = &streaming.place;
+    let _watch = place.watch("again", &[])?;
+    place.await_log("again", " armed ")?;
+    place.remove("clicks")?;
+    let receipt = place.await_receipt("clicks", 2)?;
+    assert_eq!(boundary(&receipt, "asked"), "without-gap", "{receipt:#}");
+    let needed = seconds(&receipt, "needed_seconds");
+    assert!(needed >= took && needed < took + 2.0, "{receipt:#}");
+    Ok(())
+}
+
+#[test]
 fn stop_waits_for_the_gap_as_well() -> Result<()> {
     let mut streaming = Streaming::new(
         "stop",

@@ -299,7 +299,7 @@ fn a_request_that_waits_for_a_boundary_needs_checkpoints() {
     let boundary = job.slots[&Slot::Blue].stop.boundary();
     assert_eq!(boundary.at_boundary, AtBoundary::Prefer);
     assert_eq!(boundary.patience, Duration::from_mins(2));
-    assert_eq!(boundary.reaction, Duration::from_secs(1));
+    assert_eq!(boundary.reaction, None);
     // A driver is only asked where it cannot drain by itself.
     let driver = "control = \"/c\"\n[jobs.clicks]\nstop.backend = \"driver\"\n";
     let config = read(driver).unwrap().config;
