@@ -42,7 +42,7 @@ struct Wanted<'a> {
     nothing: Arc<Attributes>,
 }
 
-impl<'a> Wanted<'a> {
+impl Wanted<'_> {
     fn of(&mut self, like: Option<EntryId>) -> Arc<Attributes> {
         let Some(like) = like else {
             return Arc::clone(&self.nothing);
