@@ -7,7 +7,7 @@ TEST_FLAGS = --locked --features crash-points
 # Most tests wait for servers most of the time.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo "$$n" || echo 3)
 
-.PHONY: run test test-unit test-cluster soak bench lint docs install \
+.PHONY: run test test-unit test-cluster soak fuzz bench lint docs install \
 	driver-kit test-driver soak-driver bench-driver
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
@@ -33,6 +33,11 @@ test-cluster:
 # Long counts, by hand; can be interrupted and goes on where it was.
 soak:
 	$(CARGO) test $(TEST_FLAGS) --release --test suite --test cluster -- --ignored --nocapture soak
+
+# Every parser of bytes that others write, for a minute each (STEPDOWN_FUZZ_SECONDS), as rows of docs/soak.md; needs a
+# nightly compiler.
+fuzz:
+	STEPDOWN_UPDATE_DOCS=1 scripts/fuzz
 
 # On a quiet machine; writes the tables of docs/benchmarks.md. rclone and b3sum are measured where they are.
 bench:

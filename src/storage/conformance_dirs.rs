@@ -36,7 +36,49 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
     ("create dir is exclusive", |trial| {
         Box::pin(create_dir(trial))
     }),
+    ("a directory tells when its names changed", |trial| {
+        Box::pin(names_changed(trial))
+    }),
 ];
+
+/// What comes, goes and is renamed changes the time stamp of its directory, and what lies deeper or
+/// is only read does not.
+async fn names_changed(trial: &Trial<'_>) -> Outcome {
+    let storage = trial.storage;
+    let dir = trial.make_dir("dir").await?;
+    let inner = dir.join("inner");
+    trial.ok(storage.create_dir(&inner).await, "make inner")?;
+    let write = async |path: &StoragePath, mode| {
+        let written = trial.write(path, b"content", mode).await;
+        trial.ok(written, &format!("write {path}"))
+    };
+    let (one, other) = (dir.join("one"), dir.join("other"));
+    let mut before = trial.stat(&dir).await?.modified_at;
+    for step in ["create", "rename", "replace", "scratch", "delete"] {
+        trial.await_later(before).await?;
+        match step {
+            "create" => write(&one, CreateMode::New).await?,
+            "rename" => trial.ok(storage.rename(&one, &other).await, step)?,
+            "replace" => write(&other, CreateMode::Replace).await?,
+            "scratch" => write(&one, CreateMode::Scratch).await?,
+            _ => drop(trial.ok(storage.delete_file(&other).await, step)?),
+        }
+        let after = trial.stat(&dir).await?.modified_at;
+        trial.expect(after > before, || {
+            format!("{step}: the directory still has its time stamp {before}")
+        })?;
+        before = after;
+    }
+    trial.await_later(before).await?;
+    trial.put_empty(&inner.join("deeper")).await?;
+    trial.ok(storage.read_small(&one, 10).await, "read")?;
+    let after = trial.stat(&dir).await?.modified_at;
+    trial.same(
+        &after,
+        &before,
+        "time stamp of a directory whose names stayed",
+    )
+}
 
 async fn identity(trial: &Trial<'_>) -> Outcome {
     let storage = trial.storage;

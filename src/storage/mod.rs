@@ -78,7 +78,8 @@ pub struct FileStat {
     pub kind: FileKind,
     /// Length in bytes; 0 for what is not a regular file.
     pub len_bytes: u64,
-    /// Last change of the content, by the storage's own clock, to the millisecond or better.
+    /// Last change of the content, by the storage's own clock, to the millisecond or better. Of a
+    /// directory: when an entry was last created in it, renamed or deleted.
     pub modified_at: Timestamp,
     /// Permission bits (`0o7777`), where the storage has them.
     pub mode: Option<u32>,
@@ -152,7 +153,7 @@ impl Span {
 }
 
 /// Permission bits and owners to give to an entry; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Attributes {
     /// Permission bits (`0o7777`).
     pub mode: Option<u32>,

@@ -88,6 +88,21 @@ impl StoragePath {
         }
     }
 
+    /// The path of what lies at `relative` below: components separated by `/`, empty ones dropped.
+    #[must_use]
+    pub fn join_all(&self, relative: &str) -> StoragePath {
+        let mut path = String::with_capacity(self.0.len() + 1 + relative.len());
+        path.push_str(self.0.trim_end_matches('/'));
+        for part in relative.split('/').filter(|part| !part.is_empty()) {
+            path.push('/');
+            path.push_str(part);
+        }
+        if path.is_empty() {
+            path.push('/');
+        }
+        Self(path)
+    }
+
     /// The path with `suffix` behind its last component.
     #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> StoragePath {

@@ -6,6 +6,7 @@ mod copies;
 mod facts;
 mod hot;
 mod large;
+mod passes;
 mod plans;
 mod random;
 mod reports;

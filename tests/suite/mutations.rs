@@ -181,11 +181,29 @@ fn hold(kind: &str, piece: u8, content: &[u8], other: &[u8]) {
     }
 }
 
+/// The real files as seeds for `fuzz/`, a directory for each target (`scripts/fuzz`).
+fn write_seeds(dir: &Path, corpus: &BTreeMap<&'static str, Vec<Vec<u8>>>) {
+    for (kind, files) in corpus {
+        let dir = dir.join(kind);
+        std::fs::create_dir_all(&dir).unwrap();
+        for content in files {
+            // Those targets read the length of the pieces first.
+            let is_cut = matches!(*kind, "source_log" | "changelog");
+            let seed = [if is_cut { &[7][..] } else { &[] }, content].concat();
+            let name = blake3::hash(&seed).to_hex();
+            std::fs::write(dir.join(name.as_str()), seed).unwrap();
+        }
+    }
+}
+
 #[test]
 fn no_parser_panics_at_a_real_file_that_was_changed() {
     let count = std::env::var("STEPDOWN_MUTATIONS").map_or(2_000, |text| text.parse().unwrap());
     let corpus = corpus();
     assert_eq!(corpus.len(), 10, "{:?}", corpus.keys());
+    if let Some(dir) = std::env::var_os("STEPDOWN_FUZZ_SEEDS") {
+        write_seeds(Path::new(&dir), &corpus);
+    }
     for (kind, files) in &corpus {
         for seed in 0..count {
             let mut rng = Rng::with_seed(seed);

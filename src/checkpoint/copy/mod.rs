@@ -2,35 +2,39 @@
 //!
 //! A copy is made in a work directory beside its destination (`.<name>.stepdown-copy/`): the files
 //! in `tree/`, a journal of what is there and verified, and a lease, so that of two copies to one
-//! destination one is told to wait. [`work`] keeps that directory, [`mod@pass`] plans and makes it hold the
-//! plan, [`transfer`] moves the bytes, [`publish`] checks the whole, writes the manifest and renames `tree/` to the destination. A copy
+//! destination one is told to wait. [`work`] keeps that directory, [`mod@pass`] plans and makes it hold
+//! the plan, [`transfer`] moves the bytes, [`proof`] sees that they are there, [`stand`] remembers what
+//! needs no second look, [`publish`] writes the manifest and renames `tree/` to the destination. A copy
 //! that was cut short goes on where it was: what the journal has is not copied again.
 
 mod error;
 mod journal;
 mod pass;
 mod places;
+mod proof;
 mod publish;
 mod report;
 mod request;
+mod stand;
 mod sync;
 mod transfer;
 mod work;
 
 use std::ops::ControlFlow;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::CheckpointError;
 use super::contents::Contents;
 use super::finding::Finding;
-use super::load::load_staged;
+use super::load::load_known;
 use super::manifest::Manifest;
 use super::needs::needs;
 use super::plan::{Plan, Tally};
 use super::target::At;
-use crate::storage::StoragePath;
+use crate::storage::{FileKind, FileStat, StoragePath};
 
 use pass::{Planned, pass, refuse_damage};
 
@@ -184,13 +188,40 @@ async fn copy_into(
         .await
 }
 
-/// Whether a restart of the directory would find all it needs: the findings that say no.
-pub(super) async fn find_damage(
+/// Whether a restart of the directory, which has the files of the plan, would find all it needs: the
+/// findings that say no.
+///
+/// The names are those that were proved; what a restart reads of the files is read. Files that no
+/// restart needs are left out: of what is there a restart takes the same ones without them.
+async fn find_damage(
     place: &Place,
     dir: &StoragePath,
+    planned: &Planned,
 ) -> Result<Vec<Finding>, CopyError> {
+    let listing = &planned.contents.listing;
+    let entry = |path: &str, kind, len_bytes| FileStat {
+        path: dir.join_all(path),
+        kind,
+        len_bytes,
+        modified_at: Timestamp::UNIX_EPOCH,
+        mode: None,
+        owner: None,
+        group: None,
+    };
+    let dirs = planned.plan.dirs.iter();
+    let needed = planned
+        .plan
+        .files
+        .iter()
+        .filter(|file| file.role().is_some());
+    let mut known: Vec<FileStat> = dirs
+        .map(|(path, _)| entry(path, FileKind::Dir, 0))
+        .chain(needed.map(|f| entry(f.path(listing), FileKind::File, f.len_bytes(listing))))
+        .collect();
+    known.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     // What names its own place in there names the destination already.
-    let contents = load_staged(place.storage.as_ref(), dir, &place.path, At::Planned).await?;
+    let storage = place.storage.as_ref();
+    let contents = load_known(storage, dir, &place.path, At::Planned, &known).await?;
     let Ok(target) = super::target::choose_target(&contents, At::Planned) else {
         return Ok(Vec::new());
     };

@@ -12,6 +12,10 @@ use crate::checkpoint::plan::{Plan, PlanOptions, Tally, plan_copy};
 /// How often a copy is planned anew because files of the plan vanished or changed under it.
 const PLANS: u32 = 5;
 
+/// How often the storage of the copy may cease to answer for longer than the lease lasts until that
+/// counts as a plan that failed.
+const HALTS: u32 = 20;
+
 /// What a plan was made from, kept together for the transfer.
 pub(super) struct Planned {
     pub(super) contents: Contents,
@@ -54,11 +58,14 @@ pub(super) async fn pass(
     shutdown: &CancellationToken,
 ) -> Result<(Planned, Tally), CopyError> {
     let mut last = String::new();
-    for attempt in 0..PLANS {
+    let (mut attempt, mut halts) = (0, 0);
+    while attempt < PLANS {
         let (contents, plan) = match planned.take() {
             Some(planned) => planned,
             None => match unless_stopped(request, shutdown, plan_now(request)).await {
-                Err(CopyError::Checkpoint(CheckpointError::Missing { .. })) if attempt > 0 => {
+                Err(CopyError::Checkpoint(CheckpointError::Missing { .. }))
+                    if attempt + halts > 0 =>
+                {
                     return Err(CopyError::SourceGone {
                         source_uri: request.source.uri(),
                         work: work.uri(),
@@ -74,6 +81,7 @@ pub(super) async fn pass(
                 .first()
                 .map(ToString::to_string)
                 .unwrap_or_default();
+            attempt += 1;
             continue;
         }
         refuse_damage(request, &plan)?;
@@ -84,6 +92,12 @@ pub(super) async fn pass(
                 tracing::info!("the plan is made anew: {why}");
                 events(Event::Replanned { why: why.clone() });
                 last = why;
+                attempt += 1;
+            }
+            Transferred::Halted => {
+                halts += 1;
+                last = format!("the storage of the copy did not answer for long, {halts} times");
+                attempt += u32::from(halts % HALTS == 0);
             }
         }
     }

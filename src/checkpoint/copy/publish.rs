@@ -1,25 +1,23 @@
-//! The last steps of a copy: check the whole, write the manifest, one rename.
+//! The last steps of a copy: check it, write the manifest, one rename.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::transfer::below;
-use super::work::{Work, work_uri};
+use super::proof::Look;
+use super::transfer::{below, write_whole};
+use super::work::{Work, is_no_answer, work_uri};
 use super::{
     Check, CopyError, CopyReport, CopyRequest, Damage, Event, Events, Existing, Planned,
     find_damage, unless_stopped,
 };
 use crate::checkpoint::contents::Identity;
-use crate::checkpoint::listing::EntryId;
 use crate::checkpoint::manifest::{MANIFEST, Manifest, ManifestFile, Origin};
-use crate::checkpoint::plan::{PlannedFile, Tally};
-use crate::storage::{
-    Attributes, CreateMode, Depth, ErrorKind, FileKind, FileStat, Storage, StorageError, StorageUri,
-};
+use crate::checkpoint::plan::Tally;
+use crate::control::LeaseError;
+use crate::storage::{CreateMode, ErrorKind, StorageError, StorageUri};
 
 impl Work {
     /// Checks the tree, writes the manifest into it, and renames it to the destination.
@@ -34,36 +32,27 @@ impl Work {
         let storage = Arc::clone(&self.destination.storage);
         let tree = self.tree();
         let looked = unless_stopped(request, shutdown, async {
-            let entries = storage.list(&tree, Depth::Tree).await?;
-            self.check_files(planned, &entries)?;
+            self.prove(request, planned, Look::AtNews).await?;
             if request.check == Check::ReadBack {
                 self.read_back(request).await?;
             }
-            Ok((entries, find_damage(&self.destination, &tree).await?))
+            find_damage(&self.destination, &tree, planned).await
         });
-        let (entries, damage) = looked.await?;
+        let damage = looked.await?;
         if let Some(first) = damage.first()
             && request.damage == Damage::Refuse
         {
             return Err(self.not_sound(format!("{} finding(s), the first: {first}", damage.len())));
         }
-        self.give_attributes(request, planned, &entries).await?;
         let manifest = self.manifest(request, planned);
-        let mut writer = storage
-            .create(&tree.join(MANIFEST), CreateMode::Replace)
-            .await?;
         let content = manifest
             .encode()
             .map_err(|error| self.not_sound(error.to_string()))?;
-        if let Err(error) = writer.write(content.into()).await {
-            // The write's own error says more than a failed clean-up would.
-            let _cleanup = writer.abort().await;
-            return Err(error.into());
-        }
-        writer.finish().await?;
+        let path = tree.join(MANIFEST);
+        write_whole(storage.as_ref(), &path, CreateMode::Replace, content.into()).await?;
         storage.make_durable(&tree).await?;
         let moved_aside = self.move_aside(request).await?;
-        self.lease.check(storage.as_ref()).await?;
+        self.assure().await?;
         self.rename_tree(&manifest).await?;
         events(Event::Published);
         let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
@@ -74,38 +63,10 @@ impl Work {
         Ok(report)
     }
 
-    fn not_sound(&self, why: String) -> CopyError {
+    pub(super) fn not_sound(&self, why: String) -> CopyError {
         CopyError::NotSound {
             work: self.uri(),
             why,
-        }
-    }
-
-    /// Exactly the files of the plan are there, with their lengths.
-    fn check_files(&self, planned: &Planned, entries: &[FileStat]) -> Result<(), CopyError> {
-        let tree = self.tree();
-        let mut found: HashMap<&str, u64> = entries
-            .iter()
-            .filter(|entry| entry.kind != FileKind::Dir)
-            .filter_map(|entry| Some((entry.path.relative_to(&tree)?, entry.len_bytes)))
-            .collect();
-        // Of an earlier try to publish.
-        found.remove(MANIFEST);
-        for file in &planned.plan.files {
-            let path = file.path(&planned.contents.listing);
-            let expected = file.len_bytes(&planned.contents.listing);
-            match found.remove(path) {
-                Some(len_bytes) if len_bytes == expected => {}
-                Some(len_bytes) => {
-                    let why = format!("{path} has {len_bytes} bytes instead of {expected}");
-                    return Err(self.not_sound(why));
-                }
-                None => return Err(self.not_sound(format!("{path} is missing"))),
-            }
-        }
-        match found.keys().next() {
-            Some(path) => Err(self.not_sound(format!("{path} is not in the plan"))),
-            None => Ok(()),
         }
     }
 
@@ -129,7 +90,14 @@ impl Work {
         while let Some(checked) = checks.next().await {
             let (staged, digest) = checked?;
             if self.lease.is_beat_due(self.ttl) {
-                self.lease.beat(storage.as_ref()).await?;
+                match self.lease.beat(storage.as_ref()).await {
+                    Ok(_) => {}
+                    // Nothing is written here, and whose it is is asked again before the rename.
+                    Err(LeaseError::Storage(error)) if is_no_answer(error.kind) => {
+                        tracing::debug!("{error}; the lease may be late");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             if digest != staged.blake3 {
                 return Err(CopyError::NotSound {
@@ -137,76 +105,6 @@ impl Work {
                     why: format!("{} reads back with another content", staged.path),
                 });
             }
-        }
-        Ok(())
-    }
-
-    /// Gives files and directories the mode and the owners of the source where they differ. Owners
-    /// that this user must not give are left, once told.
-    async fn give_attributes(
-        &self,
-        request: &CopyRequest,
-        planned: &Planned,
-        entries: &[FileStat],
-    ) -> Result<(), CopyError> {
-        let listing = &planned.contents.listing;
-        let tree = self.tree();
-        let same_names = request.source.storage.authority() == self.destination.storage.authority();
-        let mut wanted: HashMap<&str, EntryId> = HashMap::new();
-        for file in &planned.plan.files {
-            let like = match file {
-                PlannedFile::Copy { entry, .. } => Some(*entry),
-                PlannedFile::Write { like, .. } => *like,
-            };
-            if let Some(entry) = like {
-                wanted.insert(file.path(listing), entry);
-            }
-        }
-        for (dir, like) in &planned.plan.dirs {
-            if let Some(entry) = like {
-                wanted.insert(dir, *entry);
-            }
-        }
-        let mut changes = Vec::new();
-        for entry in entries {
-            let Some(path) = entry.path.relative_to(&tree) else {
-                continue;
-            };
-            let Some(source) = wanted.get(path) else {
-                continue;
-            };
-            let source = listing.get(*source).attributes;
-            let change = Attributes {
-                mode: source.mode.filter(|mode| entry.mode != Some(*mode)),
-                owner: source
-                    .owner
-                    .clone()
-                    .filter(|o| same_names && entry.owner.as_ref() != Some(o)),
-                group: source
-                    .group
-                    .clone()
-                    .filter(|g| same_names && entry.group.as_ref() != Some(g)),
-            };
-            if change != Attributes::default() {
-                changes.push((entry.path.clone(), change));
-            }
-        }
-        let storage = &self.destination.storage;
-        let mut set =
-            futures::stream::iter(changes)
-                .map(|(path, change)| async move {
-                    set_as_allowed(storage.as_ref(), &path, change).await
-                })
-                .buffer_unordered(request.pace.small_at_once.clamp(1, 64));
-        let mut refused = 0_u64;
-        while let Some(done) = set.next().await {
-            refused += u64::from(!done?);
-        }
-        if refused > 0 {
-            tracing::warn!(
-                files = refused,
-                "owners or modes of the source could not be kept"
-            );
         }
         Ok(())
     }
@@ -295,32 +193,4 @@ impl Work {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// True if all was set; false if something was refused for lack of rights.
-async fn set_as_allowed(
-    storage: &dyn Storage,
-    path: &crate::storage::StoragePath,
-    change: Attributes,
-) -> Result<bool, StorageError> {
-    match storage.set_attributes(path, &change).await {
-        Ok(()) => Ok(true),
-        Err(error) if is_refusal(error.kind) && change.mode.is_some() => {
-            let mode = Attributes {
-                mode: change.mode,
-                ..Attributes::default()
-            };
-            match storage.set_attributes(path, &mode).await {
-                Ok(()) => Ok(change.owner.is_none() && change.group.is_none()),
-                Err(error) if is_refusal(error.kind) => Ok(false),
-                Err(error) => Err(error),
-            }
-        }
-        Err(error) if is_refusal(error.kind) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_refusal(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unsupported)
 }

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::pass::{pass, plan_now};
+use super::proof::Look;
 use super::{
     CopyError, CopyReport, CopyRequest, Copyist, Events, Existing, Work, check_places,
     copy_or_settle, unless_stopped,
@@ -47,14 +48,16 @@ impl SyncedCopy {
             at: At::Committed,
             ..self.request.clone()
         };
-        let made = match pass(&mut self.work, &request, None, events, shutdown).await {
+        let (planned, copied) = match pass(&mut self.work, &request, None, events, shutdown).await {
             // A minimal copy with a batch in flight restarts from there, and not from the batch before.
             Err(CopyError::Damaged { .. }) => {
                 pass(&mut self.work, &self.request, None, events, shutdown).await?
             }
             made => made?,
         };
-        Ok(made.1)
+        let proved = self.work.prove(&request, &planned, Look::AtAll);
+        unless_stopped(&request, shutdown, proved).await?;
+        Ok(copied)
     }
 
     /// The URI of the work directory, for messages.

@@ -1,21 +1,23 @@
 //! Moving the bytes: many small files at once, few large ones, in bounded memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Made, Staged};
-use super::work::Work;
-use super::{CopyError, CopyRequest, Event, Events, Planned};
+use super::stand::Survey;
+use super::work::{Kept, Work};
+use super::{CopyError, CopyRequest, Event, Events, Planned, unless_stopped};
 use crate::checkpoint::listing::Listing;
 use crate::checkpoint::plan::{PlannedFile, Tally};
 use crate::control::LeaseError;
-use crate::storage::{CreateMode, Depth, ErrorKind, FileKind, Storage, StorageError, StoragePath};
+use crate::storage::{CreateMode, ErrorKind, Storage, StorageError, StoragePath};
 
 /// Files up to this size are held in memory whole.
 const SMALL_BYTES: u64 = 1 << 20;
@@ -29,6 +31,17 @@ pub(super) enum Transferred {
     Whole(Tally),
     /// A file of the plan vanished or has another content than was listed.
     SourceChanged(String),
+    /// It was not known for a while whether the lease is held. It is; what was under way then has to
+    /// be done again.
+    Halted,
+}
+
+/// How the copying of all tasks ended.
+enum Ended {
+    Done,
+    SourceChanged(String),
+    /// It is not known whether the lease is held.
+    InDoubt,
 }
 
 /// One file to copy.
@@ -63,8 +76,10 @@ impl Work {
         shutdown: &CancellationToken,
     ) -> Result<Transferred, CopyError> {
         let listing = &planned.contents.listing;
-        let present = self.remove_surplus(planned).await?;
-        let (tasks, tally) = self.choose(planned, &present);
+        let survey = self.survey().await?;
+        self.remove_surplus(planned, &survey, request.pace.small_at_once)
+            .await?;
+        let (tasks, tally) = self.choose(planned, &survey);
         let total = planned.plan.tally(listing);
         let kept = Tally {
             files: total.files - tally.files,
@@ -75,57 +90,70 @@ impl Work {
             to_copy: tally,
             kept,
         });
-        self.make_dirs(planned, request.pace.small_at_once).await?;
+        self.make_dirs(planned, &survey, request.pace.small_at_once)
+            .await?;
         match self.copy_all(request, tasks, events, shutdown).await? {
-            Some(why) => Ok(Transferred::SourceChanged(why)),
-            None => Ok(Transferred::Whole(tally)),
+            Ended::Done => Ok(Transferred::Whole(tally)),
+            Ended::SourceChanged(why) => Ok(Transferred::SourceChanged(why)),
+            Ended::InDoubt => Ok(Transferred::Halted),
         }
     }
 
-    /// Removes from the tree what is not in the plan, and returns the lengths of what is there.
+    /// Removes from the tree what is not in the plan.
     async fn remove_surplus(
         &mut self,
         planned: &Planned,
-    ) -> Result<HashMap<String, u64>, CopyError> {
-        let storage = Arc::clone(&self.destination.storage);
-        let tree = self.tree();
+        survey: &Survey,
+        at_once: usize,
+    ) -> Result<(), CopyError> {
         let wanted: HashSet<&str> = planned
             .plan
             .files
             .iter()
             .map(|file| file.path(&planned.contents.listing))
             .collect();
-        let mut present = HashMap::new();
-        for entry in storage.list(&tree, Depth::Tree).await? {
-            let Some(path) = entry.path.relative_to(&tree) else {
-                continue;
-            };
-            if entry.kind == FileKind::Dir {
-                continue;
-            }
-            if wanted.contains(path) {
-                present.insert(path.to_owned(), entry.len_bytes);
-            } else {
-                storage.delete_file(&entry.path).await?;
-                self.journal.forget(path);
-            }
+        let noted: Vec<String> = self
+            .journal
+            .files()
+            .filter(|staged| !wanted.contains(staged.path.as_str()))
+            .map(|staged| staged.path.clone())
+            .collect();
+        let surplus = survey.looked().filter(|path| !wanted.contains(path)).chain(
+            noted
+                .iter()
+                .map(String::as_str)
+                .filter(|path| survey.is_proved(path)),
+        );
+        let (storage, tree) = (Arc::clone(&self.destination.storage), self.tree());
+        let mut removals = futures::stream::iter(surplus)
+            .map(|path| {
+                let (storage, path) = (&storage, below(&tree, path));
+                async move { storage.delete_file(&path).await }
+            })
+            .buffer_unordered(at_once.max(1));
+        while let Some(removed) = removals.next().await {
+            removed?;
         }
-        Ok(present)
+        drop(removals);
+        for path in noted {
+            self.journal.forget(&path);
+        }
+        Ok(())
     }
 
     /// The files that are not there yet as the plan has them, large ones first.
-    fn choose(&self, planned: &Planned, present: &HashMap<String, u64>) -> (Vec<Task>, Tally) {
+    fn choose(&self, planned: &Planned, survey: &Survey) -> (Vec<Task>, Tally) {
         let listing = &planned.contents.listing;
         let mut tally = Tally::default();
         let mut tasks = Vec::new();
         for file in &planned.plan.files {
             let path = file.path(listing);
             let len_bytes = file.len_bytes(listing);
-            let is_there = present.get(path) == Some(&len_bytes)
-                && self
-                    .journal
-                    .get(path)
-                    .is_some_and(|staged| is_made_from(staged, file, listing));
+            let is_there = self
+                .journal
+                .get(path)
+                .is_some_and(|staged| is_made_from(staged, file, listing))
+                && survey.has(path, len_bytes);
             if is_there {
                 continue;
             }
@@ -152,15 +180,22 @@ impl Work {
         (tasks, tally)
     }
 
-    async fn make_dirs(&self, planned: &Planned, at_once: usize) -> Result<(), CopyError> {
-        let tree = self.tree();
-        let storage = &self.destination.storage;
+    async fn make_dirs(
+        &mut self,
+        planned: &Planned,
+        survey: &Survey,
+        at_once: usize,
+    ) -> Result<(), CopyError> {
+        let (storage, tree) = (Arc::clone(&self.destination.storage), self.tree());
         let dirs: HashSet<&str> = planned
             .plan
             .dirs
             .iter()
             .map(|(dir, _)| dir.as_str())
+            .filter(|dir| !survey.has_dir(dir))
             .collect();
+        self.dirs_given
+            .retain(|dir, _| !dirs.contains(dir.as_str()));
         // One that is another's parent comes with it.
         let parents: HashSet<&str> = dirs
             .iter()
@@ -171,7 +206,10 @@ impl Work {
             .map(|dir| below(&tree, dir))
             .collect();
         let mut made = futures::stream::iter(leaves)
-            .map(|dir| async move { storage.create_dir_all(&dir).await })
+            .map(|dir| {
+                let storage = &storage;
+                async move { storage.create_dir_all(&dir).await }
+            })
             .buffer_unordered(at_once.max(1));
         while let Some(result) = made.next().await {
             result?;
@@ -179,15 +217,14 @@ impl Work {
         Ok(())
     }
 
-    /// Copies all tasks; the reason if the source changed. What is done is recorded, also where the
-    /// rest fails.
+    /// Copies all tasks. What is done is recorded, also where the rest fails.
     async fn copy_all(
         &mut self,
         request: &CopyRequest,
         tasks: Vec<Task>,
         events: Events<'_>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<String>, CopyError> {
+    ) -> Result<Ended, CopyError> {
         let mut running = JoinSet::new();
         let copied = self
             .copy_tasks(request, tasks, &mut running, events, shutdown)
@@ -198,10 +235,14 @@ impl Work {
             // The journal is the new holder's.
             return copied;
         }
+        if matches!(copied, Ok(Ended::InDoubt)) {
+            // Only its holder writes the journal.
+            unless_stopped(request, shutdown, self.assure()).await?;
+        }
         let recorded = self.record().await;
         // The first error says more.
-        let changed = copied?;
-        recorded.map(|()| changed)
+        let ended = copied?;
+        recorded.map(|()| ended)
     }
 
     /// Records what was copied since the last time, once it cannot be lost any more.
@@ -220,7 +261,7 @@ impl Work {
         running: &mut JoinSet<(bool, Result<Staged, Failure>)>,
         events: Events<'_>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<String>, CopyError> {
+    ) -> Result<Ended, CopyError> {
         let (from, to) = (request.source.clone(), self.destination.storage.clone());
         let tree = self.tree();
         let mut waiting = tasks.into_iter().peekable();
@@ -230,6 +271,8 @@ impl Work {
         let mut stopped = false;
         // One large file can take longer than the lease lasts without a beat.
         let mut beats = tokio::time::interval(self.ttl / 3);
+        // After a beat that took long there is none to be made up for.
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // New ones are begun as long as there is room for their sort.
             while changed.is_none()
@@ -267,7 +310,11 @@ impl Work {
             }
             tokio::select! {
                 Some(bytes) = streaming.recv() => events(Event::Streamed { bytes }),
-                _ = beats.tick() => self.keep().await?,
+                _ = beats.tick() => {
+                    if self.keep_or_doubt().await? == Kept::Unknown {
+                        return Ok(Ended::InDoubt);
+                    }
+                }
                 joined = running.join_next() => {
                     let Some(joined) = joined else { break };
                     let (was_large, copied) = match joined {
@@ -280,7 +327,9 @@ impl Work {
                             events(Event::Copied { bytes: if was_large { 0 } else { staged.len_bytes } });
                             if self.journal.note(staged) {
                                 self.record().await?;
-                                self.keep().await?;
+                                if self.keep_or_doubt().await? == Kept::Unknown {
+                                    return Ok(Ended::InDoubt);
+                                }
                             }
                         }
                         Err(Failure::Changed(why)) => changed = Some(why),
@@ -293,8 +342,7 @@ impl Work {
         if stopped || (shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some())) {
             return Err(CopyError::Interrupted { work: self.uri() });
         }
-        self.keep().await?;
-        Ok(changed)
+        Ok(changed.map_or(Ended::Done, Ended::SourceChanged))
     }
 }
 
@@ -320,10 +368,7 @@ fn is_made_from(staged: &Staged, file: &PlannedFile, listing: &Listing) -> bool 
 
 /// The path of `relative` below `dir`.
 pub(super) fn below(dir: &StoragePath, relative: &str) -> StoragePath {
-    relative
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .fold(dir.clone(), |dir, part| dir.join(part))
+    dir.join_all(relative)
 }
 
 /// Copies one file, again from its beginning after an error that may pass.
@@ -340,7 +385,7 @@ async fn copy_file(
     loop {
         tries += 1;
         let copied = match &task.from {
-            Source::Bytes(content) => write_whole(to, target, content.clone())
+            Source::Bytes(content) => write_whole(to, target, CreateMode::Scratch, content.clone())
                 .await
                 .map(|()| (Made::Written, content.len() as u64, blake3::hash(content)))
                 .map_err(Failure::Storage),
@@ -367,6 +412,7 @@ async fn copy_file(
                     made,
                     len_bytes,
                     blake3,
+                    seen: None,
                 });
             }
             Err(Failure::Storage(error)) if tries < TRIES && may_pass(error.kind) => {
@@ -421,18 +467,20 @@ async fn copy_small(
         return Err(other_length(source, len_bytes, content.len() as u64));
     }
     let digest = blake3::hash(&content);
-    write_whole(to, target, content)
+    write_whole(to, target, CreateMode::Scratch, content)
         .await
         .map_err(Failure::Storage)?;
     Ok(digest)
 }
 
-async fn write_whole(
+/// Writes a file of this content.
+pub(super) async fn write_whole(
     to: &dyn Storage,
     target: &StoragePath,
+    mode: CreateMode,
     content: Bytes,
 ) -> Result<(), StorageError> {
-    let mut writer = to.create(target, CreateMode::Scratch).await?;
+    let mut writer = to.create(target, mode).await?;
     if !content.is_empty()
         && let Err(error) = writer.write(content).await
     {

@@ -1,5 +1,6 @@
 //! The work directory of a copy: its lease, its journal, its tree.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::journal::Journal;
+use super::stand::Stand;
 use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::plan::Scope;
@@ -14,7 +16,8 @@ use crate::control::{
     Acquired, Document, Lease, LeaseError, LeaseWatch, load_optional, save_replacing,
 };
 use crate::storage::{
-    Depth, ErrorKind, FileKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri,
+    Attributes, Depth, ErrorKind, FileKind, OwnedTree, Storage, StorageError, StoragePath,
+    StorageUri,
 };
 
 /// Pause between two looks at another's lease that may have been left.
@@ -49,6 +52,10 @@ pub struct Work {
     pub(super) destination: Place,
     pub(super) dir: StoragePath,
     pub(super) journal: Journal,
+    /// What the tree was at the end of the last pass, as long as it counts.
+    pub(super) stand: Option<Stand>,
+    /// The mode and the owners that directories of the tree were given, or were refused.
+    pub(super) dirs_given: HashMap<String, Arc<Attributes>>,
     pub(super) purpose: Purpose,
     pub(super) host: String,
     pub(super) ttl: std::time::Duration,
@@ -195,6 +202,20 @@ pub async fn clean_up_after(destination: &Place, copyist: &Copyist) -> Result<bo
     remove_spent(destination, copyist, Patience::UntilKnown).await
 }
 
+/// What is known of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// It is held.
+    Held,
+    /// It was not taken as far as is known; another may take it from now on.
+    Unknown,
+}
+
+/// Whether the storage did not say anything about what it was asked.
+pub(super) fn is_no_answer(kind: ErrorKind) -> bool {
+    kind.is_unreachable() || matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Other)
+}
+
 impl Work {
     /// Takes up the work directory of the destination, or begins one.
     ///
@@ -247,10 +268,12 @@ impl Work {
     ) -> Result<Self, (Box<Lease>, CopyError)> {
         let destination = request.destination.clone();
         match Self::prepare(request, &dir).await {
-            Ok((purpose, journal)) => Ok(Self {
+            Ok((purpose, journal, stand)) => Ok(Self {
                 destination,
                 dir,
                 journal,
+                dirs_given: stand.as_ref().map(Stand::given).unwrap_or_default(),
+                stand,
                 purpose,
                 host: copyist.host.clone(),
                 ttl: copyist.policy.ttl,
@@ -263,7 +286,7 @@ impl Work {
     async fn prepare(
         request: &CopyRequest,
         dir: &StoragePath,
-    ) -> Result<(Purpose, Journal), CopyError> {
+    ) -> Result<(Purpose, Journal, Option<Stand>), CopyError> {
         let storage = request.destination.storage.as_ref();
         let fresh = Purpose {
             copy_id: request.copy_id.unwrap_or_else(Uuid::new_v4),
@@ -288,6 +311,7 @@ impl Work {
                 if let Some(other) = other {
                     tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
                 }
+                Stand::remove(storage, dir).await?;
                 for name in [TREE, "journal"] {
                     clear(storage, &dir.join(name)).await?;
                 }
@@ -299,7 +323,8 @@ impl Work {
         let journal_dir = dir.join("journal");
         storage.create_dir_all(&journal_dir).await?;
         let journal = Journal::open(storage, journal_dir).await?;
-        Ok((purpose, journal))
+        let stand = Stand::load(storage, dir, &journal).await?;
+        Ok((purpose, journal, stand))
     }
 
     /// The directory of the files.
@@ -327,7 +352,8 @@ impl Work {
     pub(super) async fn begin_anew(&mut self, request: &CopyRequest) -> Result<(), CopyError> {
         let storage = self.destination.storage.as_ref();
         storage.delete_file(&self.dir.join("purpose.json")).await?;
-        (self.purpose, self.journal) = Self::prepare(request, &self.dir).await?;
+        (self.purpose, self.journal, self.stand) = Self::prepare(request, &self.dir).await?;
+        self.dirs_given.clear();
         Ok(())
     }
 
@@ -344,6 +370,54 @@ impl Work {
                 Ok(())
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same for one who writes: tells apart that the lease is lost and that nothing is known of
+    /// it, because the storage did not answer for so long that another may have taken it. In doubt
+    /// nothing more is written until [`Work::assure`] says that it is still ours.
+    pub(super) async fn keep_or_doubt(&mut self) -> Result<Kept, CopyError> {
+        match self.keep().await {
+            Ok(()) => Ok(Kept::Held),
+            Err(CopyError::Lease(LeaseError::Storage(error))) if is_no_answer(error.kind) => {
+                tracing::info!("{error}; nothing is written until the lease is known to be held");
+                Ok(Kept::Unknown)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that the lease is still held, and by so new a beat that nobody can have taken it
+    /// since; waits for a storage that does not answer.
+    ///
+    /// # Errors
+    /// `Lost` if another took it; what the storage said if it does not answer for ten times to live.
+    pub(super) async fn assure(&mut self) -> Result<(), CopyError> {
+        let storage = Arc::clone(&self.destination.storage);
+        let until = tokio::time::Instant::now() + self.ttl * 10;
+        loop {
+            let sure = if self.lease.is_sure(self.ttl) {
+                self.lease.check(storage.as_ref()).await
+            } else {
+                self.lease.beat(storage.as_ref()).await.map(drop)
+            };
+            match sure {
+                // A beat that took long says little of now.
+                Ok(()) if self.lease.is_fresh(self.ttl) => return Ok(()),
+                Ok(()) if tokio::time::Instant::now() < until => {}
+                Ok(()) => {
+                    let error = StorageError::new("keep", self.uri(), ErrorKind::TimedOut)
+                        .with_detail("a beat of its lease takes longer than the lease lasts");
+                    return Err(LeaseError::Storage(error).into());
+                }
+                Err(LeaseError::Storage(error))
+                    if is_no_answer(error.kind) && tokio::time::Instant::now() < until =>
+                {
+                    tracing::debug!("{error}; asking again whether the lease is held");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

@@ -49,7 +49,46 @@ pub async fn load_staged(
     home: &StoragePath,
     at: At,
 ) -> Result<Contents, CheckpointError> {
-    let top = list_top(storage, dir).await?;
+    let names = Names::Storage;
+    load(
+        &Reader {
+            storage,
+            dir,
+            home,
+            names,
+        },
+        at,
+    )
+    .await
+}
+
+/// The same where the names below `dir` are known: `entries`, sorted by path. Nothing is listed.
+pub(super) async fn load_known(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    home: &StoragePath,
+    at: At,
+    entries: &[FileStat],
+) -> Result<Contents, CheckpointError> {
+    let names = Names::Known(entries);
+    load(
+        &Reader {
+            storage,
+            dir,
+            home,
+            names,
+        },
+        at,
+    )
+    .await
+}
+
+async fn load(reader: &Reader<'_>, at: At) -> Result<Contents, CheckpointError> {
+    let Reader { storage, dir, .. } = *reader;
+    let top = match reader.names {
+        Names::Storage => list_top(storage, dir).await?,
+        Names::Known(entries) => below(entries, dir, Depth::Children),
+    };
     let names: Vec<_> = top
         .iter()
         .map(|entry| (entry.path.name(), entry.kind == FileKind::Dir))
@@ -70,7 +109,6 @@ pub async fn load_staged(
     };
     let mut listing = Listing::builder(dir.clone());
     if directory == DirectoryKind::Query {
-        let reader = Reader { storage, dir, home };
         contents.identity = load_identity(storage, dir).await?;
         let (commits, offsets) = reader.logs().await?;
         contents.commits.present = batches(&commits);
@@ -93,7 +131,10 @@ pub async fn load_staged(
         reader.read_operators(&mut contents).await?;
         reader.read_state(&mut contents, at).await?;
     } else {
-        listing.add(storage.list(dir, Depth::Tree).await?);
+        listing.add(match reader.names {
+            Names::Storage => storage.list(dir, Depth::Tree).await?,
+            Names::Known(entries) => entries.to_vec(),
+        });
         contents.listing = listing.finish();
     }
     Ok(contents)
@@ -143,22 +184,42 @@ fn batches(listing: &[FileStat]) -> Vec<BatchId> {
     batches
 }
 
+/// Where the names below a checkpoint come from.
+#[derive(Clone, Copy)]
+enum Names<'a> {
+    /// They are listed.
+    Storage,
+    /// They are these.
+    Known(&'a [FileStat]),
+}
+
+/// Of the entries those below `dir`.
+fn below(entries: &[FileStat], dir: &StoragePath, depth: Depth) -> Vec<FileStat> {
+    let is_wanted = |entry: &&FileStat| match entry.path.relative_to(dir) {
+        Some(relative) => depth == Depth::Tree || !relative.contains('/'),
+        None => false,
+    };
+    entries.iter().filter(is_wanted).cloned().collect()
+}
+
 struct Reader<'a> {
     storage: &'a dyn Storage,
     dir: &'a StoragePath,
     home: &'a StoragePath,
+    names: Names<'a>,
 }
 
 impl Reader<'_> {
     fn path(&self, relative: &str) -> StoragePath {
-        relative
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.dir.clone(), |path, part| path.join(part))
+        self.dir.join_all(relative)
     }
 
     async fn tree(&self, name: &str) -> Result<Vec<FileStat>, StorageError> {
-        let listed = self.storage.list(&self.path(name), Depth::Tree).await;
+        let path = self.path(name);
+        let listed = match self.names {
+            Names::Storage => self.storage.list(&path, Depth::Tree).await,
+            Names::Known(entries) => Ok(below(entries, &path, Depth::Tree)),
+        };
         match listed {
             // A link or a file in place of a directory: its entry says so.
             Err(e) if e.kind == ErrorKind::NotADirectory => Ok(Vec::new()),

@@ -47,10 +47,7 @@ async fn check_file(
     dir: &StoragePath,
     file: &ManifestFile,
 ) -> Result<Option<Finding>, CheckpointError> {
-    let path = file
-        .path
-        .split('/')
-        .fold(dir.clone(), |dir, part| dir.join(part));
+    let path = dir.join_all(&file.path);
     let finding = |code, found: String| {
         Finding::damage(code, &file.path)
             .expected("the content that was copied, by the manifest")

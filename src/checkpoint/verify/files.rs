@@ -62,10 +62,7 @@ impl Checker<'_> {
     }
 
     pub(super) fn path(&self, relative: &str) -> StoragePath {
-        relative
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.dir.clone(), |path, part| path.join(part))
+        self.dir.join_all(relative)
     }
 
     fn is_deep(&self) -> bool {

@@ -266,7 +266,9 @@ fn ctrl_c_ends_soon_and_the_same_command_goes_on() {
 fn ctrl_c_between_two_passes_is_the_end_of_sync() {
     let bench = Bench::with("3.5.9-agg-hdfs-clean");
     let child = begin_copy(&bench, &["sync", "--interval", "1h", "ck", "copy"]);
-    wait_until("the pass is made", || journalled(&bench) == 32);
+    wait_until("the pass is made", || {
+        bench.has(".copy.stepdown-copy/stand.json")
+    });
     signal(&child, "INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -282,7 +284,9 @@ fn ctrl_c_between_two_passes_is_the_end_of_sync() {
 fn of_two_copies_to_one_destination_the_second_is_told() {
     let bench = Bench::with("3.5.9-agg-hdfs-clean");
     let mut child = begin_copy(&bench, &["sync", "--interval", "1h", "ck", "copy"]);
-    wait_until("the pass is made", || journalled(&bench) == 32);
+    wait_until("the pass is made", || {
+        bench.has(".copy.stepdown-copy/stand.json")
+    });
     let told = bench.refused(&["copy", "ck", "copy"], 4);
     assert!(told.contains("another process copies to"), "{told}");
     // It is held only as long as its process lives.
