@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrayvec::ArrayString;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,15 +51,49 @@ enum State {
     Awake { was_woken: bool },
     /// Nothing runs in it.
     Idle,
-    /// Nothing is the matter with its attempt. Not boxed: pieces that are kept, among all that a start
-    /// frees, would keep the heap from shrinking.
+    /// Nothing is the matter with its attempt.
     Armed {
-        attempt: AttemptId,
+        attempt: KeptAttempt,
         /// Nearly always the same for all.
         directory: Arc<GuardRecord>,
     },
     /// It rests, and alarms are on.
     Alarmed(Box<Rested>),
+}
+
+/// The attempt of a slot that rests. A name lies in the row itself: ten thousand small pieces that are kept,
+/// among all that a start frees, would keep as many pages of the heap.
+#[derive(Debug)]
+enum KeptAttempt {
+    Short(ArrayString<SHORT_NAME>),
+    /// Another one, or with a longer name.
+    Other(Box<AttemptId>),
+}
+
+/// The application id of YARN with an attempt number has 34 bytes, a pod's uid 36.
+const SHORT_NAME: usize = 54;
+
+impl From<AttemptId> for KeptAttempt {
+    fn from(attempt: AttemptId) -> Self {
+        match &attempt {
+            AttemptId::Named { name } => match ArrayString::from(name) {
+                Ok(short) => KeptAttempt::Short(short),
+                Err(_) => KeptAttempt::Other(Box::new(attempt)),
+            },
+            AttemptId::Process { .. } => KeptAttempt::Other(Box::new(attempt)),
+        }
+    }
+}
+
+impl From<KeptAttempt> for AttemptId {
+    fn from(kept: KeptAttempt) -> Self {
+        match kept {
+            KeptAttempt::Short(name) => AttemptId::Named {
+                name: name.as_str().to_owned(),
+            },
+            KeptAttempt::Other(attempt) => *attempt,
+        }
+    }
 }
 
 /// What a task of a directory comes to.
@@ -200,7 +235,7 @@ impl Rows {
             _ => Arc::clone(self.directory.insert(Arc::new(directory))),
         };
         State::Armed {
-            attempt,
+            attempt: attempt.into(),
             directory: shared,
         }
     }
@@ -250,7 +285,7 @@ impl Rows {
             },
             State::Armed { attempt, directory } => Rested {
                 armed: Some(RestedAttempt {
-                    attempt,
+                    attempt: attempt.into(),
                     directory: Arc::unwrap_or_clone(directory),
                 }),
                 alarms: Alarms::default(),
@@ -291,6 +326,34 @@ impl Rows {
                 self.stop.cancel();
                 None
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_kept_as_it_is() {
+        let named = |name: &str| AttemptId::Named {
+            name: name.to_owned(),
+        };
+        let process = AttemptId::Process {
+            host: "h".to_owned(),
+            boot_id: "b".to_owned(),
+            pid: 1,
+            start_ticks: 2,
+        };
+        let long = "x".repeat(SHORT_NAME + 1);
+        for attempt in [
+            named("application_1795153035831_06656/1"),
+            named(&long),
+            named(""),
+            process,
+        ] {
+            let kept = KeptAttempt::from(attempt.clone());
+            assert_eq!(AttemptId::from(kept), attempt);
         }
     }
 }

@@ -111,7 +111,7 @@ pub enum Task {
     Done,
     /// It came to a bad end, and another try would not help.
     Failed,
-    /// It was begun elsewhere, and whether it goes on cannot be told.
+    /// It was begun by another stepdown, and whether it goes on, or what came of it, cannot be told.
     Unknown,
 }
 

@@ -39,11 +39,13 @@ impl Start {
                 Some(false) => Task::Failed,
             };
         }
-        // An earlier stepdown ran it; how it ended is not known, so it counts as not done.
+        // An earlier stepdown ran it, and how it ended is not known.
         match observe(process, EndsWith::Process) {
             ProcessState::Running { .. } => Task::Busy,
             ProcessState::Stopped { .. } => match is {
-                StartIs::Launcher | StartIs::Job => Task::Idle,
+                // The job may be on its way: run again, it would be there twice.
+                StartIs::Launcher => Task::Unknown,
+                StartIs::Job => Task::Idle,
             },
             ProcessState::Unknown { .. } => Task::Unknown,
         }
@@ -228,5 +230,28 @@ mod tests {
         let values = [("slot", "green".to_owned()), ("version", "2.1".to_owned())];
         assert_eq!(fill("app-{version}.{slot}", &values), "app-2.1.green");
         assert_eq!(fill("${HOME} {other}", &values), "${HOME} {other}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::identify;
+
+    #[test]
+    fn a_launcher_whose_end_nobody_saw_is_not_run_again() {
+        let start = Start::default();
+        let me = identify(std::process::id()).unwrap();
+        let mut gone = me.clone();
+        if let AttemptId::Process { start_ticks, .. } = &mut gone {
+            // Its number belongs to another process by now.
+            *start_ticks += 1;
+        }
+        for is in [StartIs::Launcher, StartIs::Job] {
+            assert_eq!(start.look(None, is), Task::Idle);
+            assert_eq!(start.look(Some(&me), is), Task::Busy);
+        }
+        assert_eq!(start.look(Some(&gone), StartIs::Launcher), Task::Unknown);
+        assert_eq!(start.look(Some(&gone), StartIs::Job), Task::Idle);
     }
 }

@@ -15,7 +15,9 @@ fn end_new(case: Case<'_>, late: bool) -> Option<Decision> {
             return Some(act(Act::CancelStart, "the start command is ended"));
         }
         Task::Unknown if !late && record.new_attempt.is_none() => {
-            return Some(wait("a start command of another host may still run"));
+            return Some(wait(
+                "a start command may still run, or have started the new job",
+            ));
         }
         Task::Idle | Task::Busy | Task::Done | Task::Failed | Task::Unknown => {}
     }

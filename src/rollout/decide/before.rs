@@ -174,7 +174,7 @@ pub(super) fn start(case: Case<'_>, on_failure: State) -> Decision {
         Task::Idle => act(Act::StartNew, "the new job is started"),
         Task::Busy => wait("the start command runs"),
         Task::Done => wait("the start command has ended; the new job does not show yet"),
-        Task::Unknown => wait("a start command of another host may still run"),
+        Task::Unknown => wait("a start command may still run, or have started the new job"),
         Task::Failed => enter(on_failure, "the start command failed"),
     }
 }
