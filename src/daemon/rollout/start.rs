@@ -224,6 +224,7 @@ fn default_log() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::identify;
 
     #[test]
     fn placeholders_are_filled_and_others_left() {
@@ -231,12 +232,6 @@ mod tests {
         assert_eq!(fill("app-{version}.{slot}", &values), "app-2.1.green");
         assert_eq!(fill("${HOME} {other}", &values), "${HOME} {other}");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::identify;
 
     #[test]
     fn a_launcher_whose_end_nobody_saw_is_not_run_again() {
