@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::client::HadoopClient;
 use super::cluster_slot::ClusterSlot;
 use super::hadoop::{Hadoop, HadoopVersion};
-use super::hdfs::{server_core_site, server_hdfs_site};
+use super::hdfs::{BLOCK_SIZE, server_core_site, server_hdfs_site};
 use super::node::{DataNode, JournalNode, NAMENODE, NameNode};
 use super::ports::Port;
 use super::scratch::{RemovedOnDrop, copy_dir, log_dir, scratch_dir};
@@ -244,6 +244,7 @@ fn nameservice_site(ports: &[[Port; 2]; 2]) -> Site {
             "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider",
         )
         .set("dfs.replication", 1)
+        .set("dfs.blocksize", BLOCK_SIZE)
         // A replaced NameNode is not killed; the JournalNode refuses its edits.
         .set("dfs.ha.fencing.methods", "shell(/bin/true)")
         // A failover gives a hung NameNode so long before it counts as fenced.

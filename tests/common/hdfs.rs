@@ -142,6 +142,7 @@ impl HdfsBuilder {
         client_hdfs
             .set("dfs.namenode.rpc-address", &address)
             .set("dfs.replication", self.datanodes.clamp(1, 3))
+            .set("dfs.blocksize", BLOCK_SIZE)
             .merge(&self.hdfs);
         let conf_dir = dir.join("conf");
         write_conf_dir(&conf_dir, &core, &client_hdfs)?;
@@ -185,6 +186,11 @@ impl HdfsBuilder {
         Ok(hdfs)
     }
 }
+
+/// A NameNode takes a whole block off the free space of a DataNode for each file that is being written, and
+/// for ten minutes or more for each whose writer was killed. With blocks of 128 MB a few hundred of those fill
+/// a disk that has 40 GB left, and no more file can be written.
+pub const BLOCK_SIZE: u64 = 16 << 20;
 
 /// Keys that only servers read.
 pub fn server_core_site() -> Site {
