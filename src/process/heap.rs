@@ -1,7 +1,12 @@
 //! The heap of this process.
 
-/// Has all threads of this process take their memory from one heap. The C library gives each of them a heap
-/// of its own else, and what is freed in one is of no use to the others: with ten thousand slots that
+/// From this size on a piece of memory is the system's own, and goes back to it when it is freed: what a
+/// round over ten thousand markers needs for a moment leaves no holes in the heap.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const OWN_MAPPING_BYTES: i32 = 64 << 10;
+
+/// Has all threads of this process take their memory from one small heap. The C library gives each of them a
+/// heap of its own else, and what is freed in one is of no use to the others: with ten thousand slots that
 /// is a third of the memory. They wait for each other then, so it is for a process that is mostly idle. To
 /// be said before there are other threads.
 pub fn share() {
@@ -10,10 +15,15 @@ pub fn share() {
         #[expect(
             unsafe_code,
             reason = "the C library has no safe name for it: it takes its own lock, and sets how many \
-                      heaps are made from now on"
+                      heaps are made from now on, and what is not taken from them"
         )]
         // SAFETY: see above.
-        let _if_not_there_are_more = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        let _done = unsafe {
+            (
+                libc::mallopt(libc::M_ARENA_MAX, 1),
+                libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES),
+            )
+        };
     }
 }
 
