@@ -4,8 +4,6 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
-# Most tests wait for servers most of the time.
-export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo "$$n" || echo 3)
 
 .PHONY: run test test-unit test-cluster soak fuzz bench lint docs install \
 	driver-kit test-driver soak-driver bench-driver
