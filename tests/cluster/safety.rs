@@ -229,13 +229,12 @@ fn directories_that_go_wrong_stop_nothing() -> Result<()> {
         started.await_stop(&remote, STOPPED)?;
     }
     for name in names {
+        // Its hook is begun after the receipt.
+        let hook = format!("on-unproven {name} ");
+        wait_until(SOON, "the hook ran", || remote.count_hooks(&hook) >= 1).context(name)?;
+        assert_eq!(remote.count_hooks(&hook), 1, "{name}");
         assert_eq!(
             remote.count_hooks(&format!("on-alarm {name} ")),
-            1,
-            "{name}"
-        );
-        assert_eq!(
-            remote.count_hooks(&format!("on-unproven {name} ")),
             1,
             "{name}"
         );
