@@ -11,7 +11,7 @@ use super::proof::Proof;
 use super::record::Reason;
 use crate::control::{ControlDir, Document, DocumentError, Saved, load_optional, save_new};
 use crate::model::{AttemptId, BatchId, Generation, JobName, Slot, StopId};
-use crate::storage::{Depth, ErrorKind, FileStat, StorageUri};
+use crate::storage::{FileStat, StorageUri};
 
 /// In what way an attempt came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,18 +196,7 @@ async fn list_receipts(
     job: &JobName,
     slot: Slot,
 ) -> Result<Vec<FileStat>, DocumentError> {
-    let entries = control
-        .storage()
-        .list(&control.receipts_dir(job), Depth::Children)
-        .await;
-    let mut entries = match entries {
-        Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            control.vouch().await?;
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let mut entries = control.list(&control.receipts_dir(job)).await?;
     let prefix = format!("{slot}-");
     entries.retain(|entry| {
         let name = entry.path.name();

@@ -15,7 +15,7 @@ use super::wakes::Sleeper;
 use super::{Exit, Freshness};
 use crate::control::{ControlDir, Document, DocumentError, load_optional, save_replacing};
 use crate::model::{AttemptId, BatchId, Generation, JobName, Slot};
-use crate::storage::{Depth, ErrorKind, FileStat, StorageError, StorageUri};
+use crate::storage::{ErrorKind, FileStat, StorageError, StorageUri};
 
 /// Where an attempt is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -453,19 +453,12 @@ impl StatusBoard {
 
     /// Lists the directory and rings for every file that is not as it was. For who has the turn.
     async fn list(&self) {
-        let dir = self.control.status_dir();
-        let listing = self.control.storage().list(&dir, Depth::Children).await;
-        let entries = match listing {
+        let entries = match self.control.list(&self.control.status_dir()).await {
             Ok(entries) => entries,
-            // Nobody has written one yet, if the directory is what it should be.
-            Err(error) if error.kind == ErrorKind::NotFound => match self.control.vouch().await {
-                Ok(()) => Vec::new(),
-                Err(error) => {
-                    let kind = error.storage_kind().unwrap_or(ErrorKind::Other);
-                    return self.seen().fail(kind, &error);
-                }
-            },
-            Err(error) => return self.seen().fail(error.kind, &error),
+            Err(error) => {
+                let kind = error.storage_kind().unwrap_or(ErrorKind::Other);
+                return self.seen().fail(kind, &error);
+            }
         };
         let mut seen = self.seen();
         let had_trouble = matches!(seen.listed, Some((_, Some(_))));

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 
-use super::transfer::below;
 use super::work::Work;
 use super::{CopyError, CopyRequest, Planned};
 use crate::checkpoint::listing::{EntryId, Listing};
@@ -190,7 +189,7 @@ impl Work {
         let (storage, tree) = (&self.destination.storage, self.tree());
         let mut looks = futures::stream::iter(due)
             .map(|due| {
-                let path = below(&tree, due.path);
+                let path = tree.join_all(due.path);
                 async move { (due.path, storage.stat(&path).await) }
             })
             .buffer_unordered(at_once.clamp(1, 64));

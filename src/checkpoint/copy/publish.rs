@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::proof::Look;
-use super::transfer::{below, write_whole};
+use super::transfer::write_whole;
 use super::work::{Work, is_no_answer, work_uri};
 use super::{
     Check, CopyError, CopyReport, CopyRequest, Damage, Event, Events, Existing, Planned,
@@ -76,7 +76,7 @@ impl Work {
         let storage = &self.destination.storage;
         let mut checks = futures::stream::iter(self.journal.files())
             .map(|staged| {
-                let path = below(&tree, &staged.path);
+                let path = tree.join_all(&staged.path);
                 async move {
                     let mut content = storage.open_read(&path).await?;
                     let mut digest = blake3::Hasher::new();

@@ -127,7 +127,7 @@ impl Work {
         let (storage, tree) = (Arc::clone(&self.destination.storage), self.tree());
         let mut removals = futures::stream::iter(surplus)
             .map(|path| {
-                let (storage, path) = (&storage, below(&tree, path));
+                let (storage, path) = (&storage, tree.join_all(path));
                 async move { storage.delete_file(&path).await }
             })
             .buffer_unordered(at_once.max(1));
@@ -203,7 +203,7 @@ impl Work {
             .collect();
         let leaves: Vec<StoragePath> = dirs
             .difference(&parents)
-            .map(|dir| below(&tree, dir))
+            .map(|dir| tree.join_all(dir))
             .collect();
         let mut made = futures::stream::iter(leaves)
             .map(|dir| {
@@ -290,8 +290,8 @@ impl Work {
                 *count += 1;
                 let Some(task) = waiting.next() else { break };
                 let source = from.storage.clone();
-                let source_path = below(&from.path, &task.path);
-                let target = below(&tree, &task.path);
+                let source_path = from.path.join_all(&task.path);
+                let target = tree.join_all(&task.path);
                 let (to, streamed, shutdown) = (to.clone(), streamed.clone(), shutdown.clone());
                 running.spawn(async move {
                     let large = task.large;
@@ -364,11 +364,6 @@ fn is_made_from(staged: &Staged, file: &PlannedFile, listing: &Listing) -> bool 
         (Made::Source { .. }, PlannedFile::Write { .. })
         | (Made::Written, PlannedFile::Copy { .. }) => false,
     }
-}
-
-/// The path of `relative` below `dir`.
-pub(super) fn below(dir: &StoragePath, relative: &str) -> StoragePath {
-    dir.join_all(relative)
 }
 
 /// Copies one file, again from its beginning after an error that may pass.

@@ -49,17 +49,7 @@ pub async fn load_staged(
     home: &StoragePath,
     at: At,
 ) -> Result<Contents, CheckpointError> {
-    let names = Names::Storage;
-    load(
-        &Reader {
-            storage,
-            dir,
-            home,
-            names,
-        },
-        at,
-    )
-    .await
+    load(storage, dir, home, Names::Storage, at).await
 }
 
 /// The same where the names below `dir` are known: `entries`, sorted by path. Nothing is listed.
@@ -70,21 +60,22 @@ pub(super) async fn load_known(
     at: At,
     entries: &[FileStat],
 ) -> Result<Contents, CheckpointError> {
-    let names = Names::Known(entries);
-    load(
-        &Reader {
-            storage,
-            dir,
-            home,
-            names,
-        },
-        at,
-    )
-    .await
+    load(storage, dir, home, Names::Known(entries), at).await
 }
 
-async fn load(reader: &Reader<'_>, at: At) -> Result<Contents, CheckpointError> {
-    let Reader { storage, dir, .. } = *reader;
+async fn load(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    home: &StoragePath,
+    names: Names<'_>,
+    at: At,
+) -> Result<Contents, CheckpointError> {
+    let reader = Reader {
+        storage,
+        dir,
+        home,
+        names,
+    };
     let top = match reader.names {
         Names::Storage => list_top(storage, dir).await?,
         Names::Known(entries) => below(entries, dir, Depth::Children),

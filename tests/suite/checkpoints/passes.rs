@@ -235,21 +235,27 @@ async fn a_pass_that_was_cut_short_leaves_nothing_unseen() {
     panic!("the pass never came to its end");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_beat_that_comes_late_does_not_end_a_copy() {
+/// A copy that takes longer than its lease lasts, its request, and the beats of the lease.
+async fn slow_copy() -> (Lab, CopyRequest, When) {
     let lab = Lab::new().await;
     lab.memory.run_clock_with_tokio();
     let tree = When::on(Operation::Create).within(&path(TREE));
     lab.script
         .inject(tree, Fault::Delay(Duration::from_secs(2)));
-    // Touches time out for three times as long as the lease lasts.
     let beats = When::on(Operation::Touch).within(&path("/.c.stepdown-copy/lease"));
+    let mut request = lab.request.clone();
+    request.pace.small_at_once = 16;
+    (lab, request, beats)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_that_comes_late_does_not_end_a_copy() {
+    let (lab, request, beats) = slow_copy().await;
+    // Touches time out for three times as long as the lease lasts.
     let slow = Fault::Delay(Duration::from_secs(1));
     lab.script.inject(beats.clone().times(1), slow);
     lab.script
         .inject(beats.times(9), Fault::Refuse(ErrorKind::TimedOut));
-    let mut request = lab.request.clone();
-    request.pace.small_at_once = 16;
     let report = copy(&request, &copyist(), &|_| (), &CancellationToken::new()).await;
     report.unwrap();
     lab.assert_whole().await;
@@ -258,16 +264,9 @@ async fn a_beat_that_comes_late_does_not_end_a_copy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_copy_whose_lease_was_taken_meanwhile_writes_nothing_more() {
-    let lab = Lab::new().await;
-    lab.memory.run_clock_with_tokio();
-    let tree = When::on(Operation::Create).within(&path(TREE));
-    lab.script
-        .inject(tree, Fault::Delay(Duration::from_secs(2)));
-    let beats = When::on(Operation::Touch).within(&path("/.c.stepdown-copy/lease"));
+    let (lab, request, beats) = slow_copy().await;
     lab.script
         .inject(beats.times(9), Fault::Refuse(ErrorKind::TimedOut));
-    let mut request = lab.request.clone();
-    request.pace.small_at_once = 16;
     let memory = lab.memory.clone();
     let other = tokio::spawn(async move {
         // By then the lease has been silent for its time to live.
@@ -295,15 +294,8 @@ async fn a_copy_whose_lease_was_taken_meanwhile_writes_nothing_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_storage_that_never_answers_again_ends_a_copy() {
-    let lab = Lab::new().await;
-    lab.memory.run_clock_with_tokio();
-    let tree = When::on(Operation::Create).within(&path(TREE));
-    lab.script
-        .inject(tree, Fault::Delay(Duration::from_secs(2)));
-    let beats = When::on(Operation::Touch).within(&path("/.c.stepdown-copy/lease"));
+    let (lab, request, beats) = slow_copy().await;
     lab.script.inject(beats, Fault::Refuse(ErrorKind::TimedOut));
-    let mut request = lab.request.clone();
-    request.pace.small_at_once = 16;
     let begun = tokio::time::Instant::now();
     let report = copy(&request, &copyist(), &|_| (), &CancellationToken::new()).await;
     assert!(
