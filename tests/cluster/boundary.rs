@@ -52,7 +52,9 @@ fn the_gap_is_found_in_a_checkpoint_on_hdfs() -> Result<()> {
         dir: dir.clone(),
     };
     let notes = remote.path("clicks.notes");
-    let query = Batches::start(log, 1, Rhythm::new(2.0, 0.5), move || {
+    // Each of a batch's two files takes up to half a second more to close, so that of the two seconds between
+    // them a gap of one is left at least.
+    let query = Batches::start(log, 1, Rhythm::new(2.5, 0.5), move || {
         fs::read_to_string(&notes).is_ok_and(|text| text.contains("TERM"))
     });
     let stop = "at-boundary = \"require\"\nboundary-reaction = \"300ms\"";
