@@ -5,16 +5,17 @@ CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
 
-.PHONY: run test test-unit test-cluster soak fuzz bench lint docs install \
+.PHONY: run test test-unit test-cluster setup soak fuzz bench lint docs install \
 	driver-kit test-driver soak-driver bench-driver
 
 # A watcher with a small job on local disk: remove its marker in another terminal, see the receipt.
 run:
 	examples/demo/run.sh
 
-# Everything: format, lints, documentation, all tests, real servers included.
-test: lint
-	tests/setup.sh
+# Everything: format, lints, documentation, all tests, real servers included. What is fetched waits for the network,
+# what is compiled for the processor: both at once.
+test:
+	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint setup
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
 	driver/build.sh
 	python3 driver/tests/run.py --sample --jobs 2
@@ -24,9 +25,12 @@ test-unit:
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --lib --test suite --no-fail-fast
 
 # Against servers that the tests start themselves, on free loopback ports.
-test-cluster:
-	tests/setup.sh
+test-cluster: setup
 	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --test cluster --no-fail-fast
+
+# What the servers of the tests need, into .cache/.
+setup:
+	tests/setup.sh
 
 # Long counts, by hand; can be interrupted and goes on where it was.
 soak:
@@ -38,8 +42,7 @@ fuzz:
 	STEPDOWN_UPDATE_DOCS=1 scripts/fuzz
 
 # On a quiet machine; writes the tables of docs/benchmarks.md. rclone and b3sum are measured where they are.
-bench:
-	tests/setup.sh
+bench: setup
 	STEPDOWN_UPDATE_DOCS=1 $(CARGO) bench --locked --bench speed
 
 lint:
@@ -62,8 +65,7 @@ driver-kit:
 	driver/build.sh
 
 # The driver kit in real Spark, from 3.3 to the newest, on HDFS and YARN; an hour.
-test-driver: driver-kit
-	tests/setup.sh
+test-driver: driver-kit setup
 	$(CARGO) build $(TEST_FLAGS)
 	python3 driver/tests/run.py
 

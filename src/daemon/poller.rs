@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::marker::poll::{DirectoryPoll, Round, Sighting, Why};
 use crate::marker::watch::HintWatcher;
+use crate::process::heap;
 use crate::stop::wakes::Wakes;
 use crate::storage::{Authority, DirIdentity};
 
@@ -18,6 +19,9 @@ const HINT_GAP: Duration = Duration::from_millis(5);
 
 /// How many requests to look sooner may wait; more of them say nothing new.
 const POKES: usize = 64;
+
+/// After a round over so many markers its memory is given back.
+const LARGE: usize = 4096;
 
 /// When to poll.
 #[derive(Debug, Clone, Copy)]
@@ -315,7 +319,12 @@ impl Poller {
             let round = self.poll.poll().await;
             tracing::trace!(dir = %self.poll.dir(), known = round.guard.is_ok(), "round");
             self.renew_hints(&round, &hint_sender, &mut hinting);
+            let is_large = round.markers.len() >= LARGE;
             self.tell(round);
+            if is_large && wanted.is_none() {
+                // What a listing of so many names needs for a moment is a part of all that is used.
+                heap::give_back();
+            }
             if wanted.is_some_and(|at| at <= begun) {
                 wanted = None;
             }

@@ -1,7 +1,7 @@
 //! `kill -9` of a copy at random moments: the destination is absent or whole, and what was recorded as
 //! verified is not copied again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -160,7 +160,14 @@ impl<'a> Victim<'a> {
         Ok(count)
     }
 
-    /// Waits for a random moment of the `kill`th copy, of which this share is left to do.
+    /// The names of what the journal has.
+    fn journal(&self) -> Result<BTreeSet<String>> {
+        let found = self.files(".copy.stepdown-copy/journal")?.into_keys();
+        Ok(found.filter(|name| !name.starts_with('.')).collect())
+    }
+
+    /// Waits for a moment of the `kill`th copy, of which this share is left to do: one by the clock,
+    /// one by what it recorded, so that there is something to keep also where the machine is slow.
     fn await_moment(
         &self,
         copying: &mut Copying<'_>,
@@ -170,13 +177,13 @@ impl<'a> Victim<'a> {
         rng: &mut Rng,
     ) -> Result<()> {
         let begun = Instant::now();
-        let Some(whole) = whole else {
-            // The first one leaves a record.
+        let (false, Some(whole)) = (kill.is_multiple_of(3), whole) else {
+            // It leaves a record.
+            let before = self.journal()?;
             return wait_until(LONG, "files are recorded", || {
                 copying.has_ended()
-                    || self
-                        .files(".copy.stepdown-copy/journal")
-                        .is_ok_and(|found| found.keys().any(|name| !name.starts_with('.')))
+                    || !copying.events("checking").is_empty()
+                    || self.journal().is_ok_and(|now| !now.is_subset(&before))
             });
         };
         let pause = if kill % 5 == 4 {
