@@ -4,6 +4,10 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
+UNIT_TESTS = '$(CARGO) test $(TEST_FLAGS) --no-fail-fast --lib --bins --test suite' \
+	'$(CARGO) test $(TEST_FLAGS) --doc'
+# Most of them wait for servers that hang; those that compute take turns by themselves.
+CLUSTER_TESTS = 'RUST_TEST_THREADS=3 $(CARGO) test $(TEST_FLAGS) --no-fail-fast --test cluster'
 
 .PHONY: run test test-unit test-cluster setup soak fuzz bench lint docs install \
 	driver-kit test-driver soak-driver bench-driver
@@ -16,17 +20,18 @@ run:
 # what is compiled for the processor: both at once.
 test:
 	+$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint setup
-	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --no-fail-fast
+	$(CARGO) test $(TEST_FLAGS) --no-run
+	scripts/count-tests $(UNIT_TESTS) $(CLUSTER_TESTS)
 	driver/build.sh
 	python3 driver/tests/run.py --sample --jobs 2
 
 # Without servers.
 test-unit:
-	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --lib --test suite --no-fail-fast
+	scripts/count-tests $(UNIT_TESTS)
 
 # Against servers that the tests start themselves, on free loopback ports.
 test-cluster: setup
-	scripts/count-tests $(CARGO) test $(TEST_FLAGS) --test cluster --no-fail-fast
+	scripts/count-tests $(CLUSTER_TESTS)
 
 # What the servers of the tests need, into .cache/.
 setup:
@@ -34,7 +39,7 @@ setup:
 
 # Long counts, by hand; can be interrupted and goes on where it was.
 soak:
-	$(CARGO) test $(TEST_FLAGS) --release --test suite --test cluster -- --ignored --nocapture soak
+	$(CARGO) test $(TEST_FLAGS) --profile soak --test suite --test cluster -- --ignored --nocapture soak
 
 # Every parser of bytes that others write, for a minute each (STEPDOWN_FUZZ_SECONDS), as rows of docs/soak.md; needs a
 # nightly compiler.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures::stream::{self, TryStreamExt as _};
 use serde_json::Value;
+use stepdown::checkpoint::manifest::MANIFEST;
 use stepdown::hadoop::{ConfSource, Environment};
 use stepdown::storage::StorageUri;
 use stepdown::storage::open::{StorageOptions, Storages};
@@ -119,6 +120,13 @@ fn has(program: &str) -> bool {
     found.is_ok_and(|output| output.status.success())
 }
 
+fn quick_closing_hdfs() -> Result<Hdfs> {
+    Hdfs::builder()
+        .heap_mb(1024)
+        .server_hdfs_site("dfs.namenode.file.close.num-committed-allowed", "1")
+        .start()
+}
+
 /// A cluster with both checkpoints on it.
 struct Stage {
     hdfs: Hdfs,
@@ -127,13 +135,13 @@ struct Stage {
 
 impl Stage {
     fn new(quick_close: bool) -> Result<Self> {
-        let mut builder = Hdfs::builder().heap_mb(1024);
-        if quick_close {
-            builder =
-                builder.server_hdfs_site("dfs.namenode.file.close.num-committed-allowed", "1");
-        }
+        let hdfs = if quick_close {
+            quick_closing_hdfs()?
+        } else {
+            Hdfs::builder().heap_mb(1024).start()?
+        };
         let stage = Self {
-            hdfs: builder.start()?,
+            hdfs,
             dir: ground()?,
         };
         for (name, shape) in [("many", MANY), ("some", SOME)] {
@@ -479,13 +487,39 @@ pub fn measure_minimal() -> Result<Table> {
     })
 }
 
-/// The two scopes of a copy: of one with a snapshot in each tenth version little is needed.
-const SCOPES: [(&str, &[&str], u64); 2] = [("minimal", &[], 10), ("full", &["--full"], 0)];
+/// Batches of a source and how many files that are.
+const HISTORIES: [(&str, u64); 3] = [("1,000", 10), ("10,000", 100), ("50,000", 500)];
+
+/// What a first pass and a last one took, one batch later; `add` adds it.
+fn finish(
+    what: &str,
+    conf_dir: Option<&Path>,
+    args: &[&str],
+    add: impl FnOnce() -> Result<()>,
+) -> Result<Row> {
+    let first = timed(|| stepdown(conf_dir, args).map(drop))?;
+    add()?;
+    let begun = Instant::now();
+    let report = stepdown(conf_dir, &[args, &["--finish"]].concat())?;
+    let last = begun.elapsed();
+    Ok(Row::plain(
+        what,
+        format!(
+            "first pass {:.2} s; last pass {:.3} s for {} files of {}",
+            first.as_secs_f64(),
+            last.as_secs_f64(),
+            count(&report, "/copied/files")?,
+            count(&report, "/total/files")?
+        ),
+    ))
+}
 
 pub fn measure_finish() -> Result<Table> {
+    // Of a source with a snapshot in each tenth version a minimal copy needs little.
+    let scopes: [(&str, &[&str], u64); 2] = [("minimal", &[], 10), ("full", &["--full"], 0)];
     let mut rows = Vec::new();
-    for (scope, flags, snapshot_each) in SCOPES {
-        for (what, batches) in [("1,000", 10), ("10,000", 100), ("50,000", 500)] {
+    for (scope, flags, snapshot_each) in scopes {
+        for (files, batches) in HISTORIES {
             let shape = Shape {
                 batches,
                 partitions: 98,
@@ -502,27 +536,63 @@ pub fn measure_finish() -> Result<Table> {
                 &[from.as_ref(), to.as_ref()],
             ]
             .concat();
-            let first = timed(|| stepdown(None, &args).map(drop))?;
-            trees::add_batch(&source, shape, batches)?;
-            let begun = Instant::now();
-            let report = stepdown(None, &[&args[..], &["--finish"]].concat())?;
-            let last = begun.elapsed();
-            rows.push(Row::plain(
-                &format!("{scope}, {what} files in the source"),
-                format!(
-                    "first pass {:.2} s; last pass {:.3} s for {} files of {}",
-                    first.as_secs_f64(),
-                    last.as_secs_f64(),
-                    count(&report, "/copied/files")?,
-                    count(&report, "/total/files")?
-                ),
-            ));
+            let what = format!("{scope}, {files} files in the source");
+            rows.push(finish(&what, None, &args, || {
+                trees::add_batch(&source, shape, batches)
+            })?);
         }
     }
     Ok(Table {
         how: "`checkpoint sync` on local disk: a first pass, one more batch over 98 partitions, then `--finish`. \
               Minimal, as by default, with a snapshot in each tenth version; full with deltas alone. Wall time of \
               the whole process."
+            .to_owned(),
+        rows,
+    })
+}
+
+pub fn measure_finish_in_hdfs() -> Result<Table> {
+    let hdfs = quick_closing_hdfs()?;
+    let mut rows = Vec::new();
+    for (files, batches) in HISTORIES {
+        let shape = Shape {
+            batches,
+            partitions: 98,
+            snapshot_each: 10,
+        };
+        let dir = ground()?;
+        let [old, new] = ["old", "new"].map(|name| dir.path().join(name));
+        trees::make(&old, shape)?;
+        let none = Shape {
+            batches: 0,
+            ..shape
+        };
+        trees::make(&new, none)?;
+        trees::add_batch(&new, shape, batches)?;
+        let [from, to] = ["from", "to"].map(|name| format!("{}/{name}-{batches}", hdfs.nn_uri()));
+        let upload = [
+            "checkpoint",
+            "copy",
+            "--full",
+            &old.to_string_lossy(),
+            &from,
+        ];
+        stepdown(Some(hdfs.conf_dir()), &upload)?;
+        // The copy in HDFS is a checkpoint like any other without it.
+        hdfs.dfs(&["-rm", "-skipTrash", &format!("{from}/{MANIFEST}")])?;
+        let args = ["checkpoint", "sync", &from, &to];
+        let what = format!("minimal, {files} files in the source");
+        rows.push(finish(&what, Some(hdfs.conf_dir()), &args, || {
+            let parts = ["offsets", "state", "commits"].map(|name| new.join(name));
+            let parts = parts.each_ref().map(|part| part.to_string_lossy());
+            let [offsets, state, commits] = parts.each_ref().map(AsRef::as_ref);
+            hdfs.dfs(&["-put", "-f", offsets, state, commits, &from])
+                .map(drop)
+        })?);
+    }
+    Ok(Table {
+        how: "The same within HDFS, one NameNode and one DataNode of Hadoop 3.4 with \
+              `dfs.namenode.file.close.num-committed-allowed=1`."
             .to_owned(),
         rows,
     })

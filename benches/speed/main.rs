@@ -33,7 +33,7 @@ struct Subject {
     measure: fn() -> Result<Table>,
 }
 
-const SUBJECTS: [Subject; 14] = [
+const SUBJECTS: [Subject; 15] = [
     Subject {
         name: "lookup",
         measure: lookup::measure,
@@ -85,6 +85,10 @@ const SUBJECTS: [Subject; 14] = [
     Subject {
         name: "copy-finish",
         measure: copies::measure_finish,
+    },
+    Subject {
+        name: "copy-finish-hdfs",
+        measure: copies::measure_finish_in_hdfs,
     },
     Subject {
         name: "copy-memory",

@@ -17,7 +17,7 @@ use super::remote::{Remote, WATCH, fresh_path};
 use super::soak::{build, machine};
 use crate::common::scratch::scratch_dir;
 use crate::common::spark::pyspark_home;
-use crate::common::{Hdfs, SparkVersion, wait_until};
+use crate::common::{Hdfs, SparkVersion, Turn, wait_until};
 
 /// The rows in a sink, by query id and batch; each time that a batch was written.
 type Sink = BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>>;
@@ -73,10 +73,12 @@ impl Way<'_> {
 struct Stage {
     remote: Remote,
     version: SparkVersion,
+    _turn: Turn,
 }
 
 impl Stage {
     fn new(hdfs: &Hdfs, version: SparkVersion) -> Result<Self> {
+        let turn = Turn::take();
         let home = pyspark_home(version)?;
         let mut env: Vec<(OsString, OsString)> = vec![
             ("HADOOP_CONF_DIR".into(), hdfs.conf_dir().into()),
@@ -94,7 +96,11 @@ impl Stage {
         eye.make_dir(&dir)?;
         eye.make_dir(&format!("{dir}/ck"))?;
         let remote = Remote::with_env(eye, &dir, hdfs.conf_dir(), "", env)?.init()?;
-        Ok(Self { remote, version })
+        Ok(Self {
+            remote,
+            version,
+            _turn: turn,
+        })
     }
 
     /// The words that start the job.

@@ -27,6 +27,7 @@ pub mod server;
 pub mod site;
 pub mod spark;
 pub mod systemd;
+pub mod turn;
 pub mod wait;
 pub mod warm_up;
 
@@ -41,4 +42,5 @@ pub use proxy::{CutProxy, Lost, Traffic};
 pub use secure::SecureHdfs;
 pub use spark::{Query, Spark, SparkVersion};
 pub use systemd::Systemd;
+pub use turn::Turn;
 pub use wait::{wait_until, wait_until_async};

@@ -114,7 +114,7 @@ pub(crate) fn copy_while_running(
 
 fn in_tests(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Result<()> {
     let lab = Lab::new("hot", version)?;
-    let tallies = copy_while_running(&lab, kinds, 3)?;
+    let tallies = copy_while_running(&lab, kinds, 2)?;
     let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
     println!(
         "Spark {}: all {} copies of running queries restarted with right sums; {} with a batch in \

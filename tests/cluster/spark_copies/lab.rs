@@ -23,7 +23,7 @@ use super::super::hdfs_adapter::path;
 use super::sums::{Feed, check};
 use crate::common::scratch::scratch_dir;
 use crate::common::spark::{QueryPace, Rows};
-use crate::common::{Query, Spark, SparkVersion};
+use crate::common::{Query, Spark, SparkVersion, Turn};
 
 /// Files that the file source finds: more than any test lives to see.
 const FILES: i64 = 400;
@@ -36,11 +36,13 @@ pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
     runtime: Runtime,
     replans: AtomicU64,
+    _turn: Turn,
 }
 
 impl Lab {
     /// Works with the Spark that all tests share.
     pub(crate) fn new(name: &str, version: SparkVersion) -> Result<Self> {
+        let turn = Turn::take();
         Ok(Self {
             spark: Spark::shared(version)?,
             dir: scratch_dir(name)?.canonicalize()?,
@@ -49,6 +51,7 @@ impl Lab {
                 .enable_all()
                 .build()?,
             replans: AtomicU64::new(0),
+            _turn: turn,
         })
     }
 
