@@ -9,13 +9,13 @@ use super::remote::{Remote, STOPPED, Started, WATCH};
 use crate::common::place::SOON;
 use crate::common::{CutProxy, Hdfs, Traffic, wait_until};
 
-/// The generations of the lease that were taken to stop a job.
-fn generations(remote: &Remote, job: &str) -> Result<usize> {
+/// How often the lease was taken to stop a job: its generation. The files of older ones are removed.
+fn generations(remote: &Remote, job: &str) -> Result<u64> {
     let names = remote
         .eye()
         .names(&remote.at(&format!("control/state/{job}/blue.lease")))?;
-    let taken = names.iter().filter(|name| name.parse::<u64>().is_ok());
-    Ok(taken.count())
+    let taken = names.iter().filter_map(|name| name.parse::<u64>().ok());
+    Ok(taken.max().unwrap_or(0))
 }
 
 #[test]
