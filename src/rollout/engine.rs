@@ -376,7 +376,8 @@ impl<'h> Engine<'h> {
             act,
             Act::Sync | Act::CopyCommitted | Act::FinishCopy | Act::Go
         );
-        if self.record.begin(act) && needs_note {
+        let now = self.now();
+        if self.record.begin(act, now) && needs_note {
             (self.crash_point)(&format!("rollout-{act}-unsaved"));
             if let Err(error) = self.save().await {
                 self.record.begun.remove(&act);

@@ -48,6 +48,9 @@ mod resting;
 #[cfg(feature = "crash-points")]
 mod rollout_crashes;
 #[cfg(test)]
+#[cfg(feature = "crash-points")]
+mod rollout_operators;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod run_asks;

@@ -85,8 +85,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "new job fails",
         strategy: "stop-start",
-        // Only the host that started the new job sees that its start failed; another waits for this.
-        extra: "cutover-deadline = \"20s\"",
+        // Only the host that started the new job sees that its start failed; another waits for these, one
+        // after the other.
+        extra: "cutover-deadline = \"10s\"\nabort-deadline = \"15s\"\nstart-deadline = \"15s\"",
         job: &["--fail", "start", "--only", "green"],
         outcome: "recovered",
         running: "blue",

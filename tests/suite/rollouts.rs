@@ -158,7 +158,7 @@ gate-commits = 2
             .unwrap_or_default()
     }
 
-    fn marker(&self, slot: &str) -> PathBuf {
+    pub(crate) fn marker(&self, slot: &str) -> PathBuf {
         self.path(&format!("c/markers/clicks.{slot}"))
     }
 

@@ -1,10 +1,12 @@
 //! The engine's eyes and hands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, Order, Pair, drop_copy};
@@ -17,15 +19,17 @@ use crate::checkpoint::copy::Place;
 use crate::checkpoint::progress::Progress;
 use crate::control::{Prepared, Saved, prepare_new, publish_new};
 use crate::daemon::Daemon;
-use crate::daemon::ask::request_by_marker;
-use crate::marker::poll::error_chain;
-use crate::model::{AttemptId, Slot};
+use crate::daemon::ask::{request_by_marker, single_poll};
+use crate::marker::Trigger;
+use crate::marker::poll::{Sighting, error_chain};
+use crate::model::{AttemptId, BatchId, Slot};
 use crate::rollout::engine::{ActError, Desk, Hands};
 use crate::rollout::go::{Go, go_path, is_given, remove_go};
 use crate::rollout::observation::{Copying, Gate, Known, Life, Seen, Side, Task};
 use crate::rollout::record::{Base, Record};
 use crate::rollout::state::{Act, State, Strategy, Transfer};
 use crate::stop::{Freshness, Observation};
+use crate::stop::record::load_armed;
 
 /// Eyes and hands of one rollout in this process.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct RolloutHands {
     go: Option<Prepared<Go>>,
     cancels: u32,
 }
+    /// How often in a row each marker was missed, and when last.
+    missed: BTreeMap<Slot, (u32, Instant)>,
 
 fn failed(error: &dyn std::error::Error) -> ActError {
     ActError::Failed {
@@ -76,6 +82,7 @@ impl RolloutHands {
             go: None,
             cancels: 0,
             changed,
+            missed: BTreeMap::new(),
             plan,
             daemon,
         }
@@ -273,6 +280,62 @@ impl RolloutHands {
 
     async fn ask(&self, slot: Slot, attempt: &AttemptId) -> Result<(), ActError> {
         let of = self.slot(slot)?;
+    /// Whether the marker of a slot is there; missed as often as a watcher has to miss it.
+    async fn look_at_marker(&mut self, slot: Slot) -> Known {
+        let Some(of) = self.plan.slots.get(&slot) else {
+            return Known::Unknown;
+        };
+        let spec = &of.planned.spec;
+        let mut poll = single_poll(
+            &self.daemon,
+            &spec.marker_storage,
+            &spec.marker.path,
+            &spec.sentinel_dir,
+        );
+        let sighting = poll.poll().await.sighting(0, Trigger::Disappears, None);
+        let policy = &spec.marker_policy;
+        match sighting {
+            Sighting::Present(_) => {
+                self.missed.remove(&slot);
+                Known::Yes
+            }
+            Sighting::Unknown(_) => Known::Unknown,
+            Sighting::Absent => {
+                let (times, at) = self.missed.entry(slot).or_insert((0, Instant::now()));
+                if *times == 0 || at.elapsed() >= policy.confirm_spacing {
+                    *times += 1;
+                    *at = Instant::now();
+                }
+                if *times >= policy.confirm {
+                    Known::No
+                } else {
+                    Known::Unknown
+                }
+            }
+        }
+    }
+
+    /// Whether x's marker is there; one that was never seen is not missed.
+    async fn look_at_old_marker(&mut self, old: Slot, record: &Record) -> Known {
+        let found = self.look_at_marker(old).await;
+        let Some(attempt) = &record.old_attempt else {
+            return Known::Yes;
+        };
+        if found != Known::No {
+            return found;
+        }
+        let Some(of) = self.plan.slots.get(&old) else {
+            return Known::Unknown;
+        };
+        let marker = &of.planned.spec.marker;
+        let armed = load_armed(&self.plan.control, &self.plan.job, old, attempt, marker).await;
+        match armed {
+            Ok(Some(_)) => Known::No,
+            Ok(None) => Known::Yes,
+            Err(_) => Known::Unknown,
+        }
+    }
+
         request_by_marker(&self.daemon, &of.planned, attempt)
             .await
             .map_err(|error| failed(&error))
@@ -432,6 +495,14 @@ impl Hands for RolloutHands {
     }
 
     async fn perform(&mut self, act: Act, desk: &mut Desk<'_>) -> Result<(), ActError> {
+        if record.state.is_before_stop() {
+            if let Some(old) = record.old {
+                seen.old.marker = self.look_at_old_marker(old, record).await;
+            }
+            if record.done.contains(&Act::PrepareNew) && !record.is_same_slot() {
+                seen.new.marker = self.look_at_marker(record.new).await;
+            }
+        }
         let record = desk.record.clone();
         match act {
             Act::PrepareNew => self.prepare_new(desk).await?,

@@ -290,6 +290,7 @@ impl RolloutPlan {
             generation: crate::model::Generation(0),
             begun: std::collections::BTreeSet::new(),
             done: std::collections::BTreeSet::new(),
+            restarting_since: None,
             promoted: false,
             on_hold: false,
             abort_asked: false,
