@@ -117,7 +117,7 @@ gate-commits = 2
         self.command(args).output().unwrap()
     }
 
-    fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let log = fs::File::create(self.path("driving.log")).unwrap();
         let both = log.try_clone().unwrap();
         self.command(args).stdout(log).stderr(both).spawn().unwrap()
@@ -220,6 +220,28 @@ gate-commits = 2
             let twice: Vec<_> = batches.iter().filter(|(_, times)| **times > 1).collect();
             assert!(twice.is_empty(), "query {id}: {twice:?}");
         }
+    }
+
+    /// Starts the job in a slot as an operator does.
+    pub(crate) fn start_by_hand(&self, slot: &str) {
+        fs::write(self.marker(slot), "").unwrap();
+        let dir = self.dir.path().display();
+        let log = fs::File::create(self.path(&format!("{slot}.log"))).unwrap();
+        let child = Command::new("python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py"))
+            .arg(self.path("sink"))
+            .args(&self.job_words)
+            .env("STEPDOWN_JOB", "clicks")
+            .env("STEPDOWN_SLOT", slot)
+            .env("STEPDOWN_MARKER", self.marker(slot))
+            .env("STEPDOWN_CONTROL", format!("{dir}/c"))
+            .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        // It is reaped when this process ends; until then a zombie counts as ended.
+        std::mem::forget(child);
     }
 
     fn await_state(&self, wanted: &str) {
@@ -572,7 +594,7 @@ fn rolling_exchanges_the_replica_first() {
     let stage = Stage::new("rolling");
     // Both slots are started as an operator would.
     for slot in ["blue", "green"] {
-        start_by_hand(&stage, slot);
+        stage.start_by_hand(slot);
     }
     wait_until("both to run", || stage.running() == set(&["blue", "green"]));
     let before = (stage.pid("blue"), stage.pid("green"));
@@ -586,25 +608,4 @@ fn rolling_exchanges_the_replica_first() {
     );
     let violations = fs::read_to_string(stage.path("sink.violations")).unwrap_or_default();
     assert!(violations.is_empty(), "{violations}");
-}
-
-fn start_by_hand(stage: &Stage, slot: &str) {
-    fs::write(stage.marker(slot), "").unwrap();
-    let dir = stage.dir.path().display();
-    let log = fs::File::create(stage.path(&format!("{slot}.log"))).unwrap();
-    let child = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py"))
-        .arg(stage.path("sink"))
-        .args(&stage.job_words)
-        .env("STEPDOWN_JOB", "clicks")
-        .env("STEPDOWN_SLOT", slot)
-        .env("STEPDOWN_MARKER", stage.marker(slot))
-        .env("STEPDOWN_CONTROL", format!("{dir}/c"))
-        .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
-        .stdin(Stdio::null())
-        .stdout(log)
-        .spawn()
-        .unwrap();
-    // It is reaped when this process ends; until then a zombie counts as ended.
-    std::mem::forget(child);
 }

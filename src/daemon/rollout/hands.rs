@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::copies::{Copies, Order, Pair, drop_copy};
 use super::follow::Followers;
 use super::gate::GateTask;
+use super::measure::{Measure, Query};
 use super::sides::{look_at_batches, look_at_slot, own_batches, receipt_of};
 use super::start::Start;
 use super::{RolloutPlan, RolloutSlot};
@@ -28,8 +29,8 @@ use crate::rollout::go::{Go, go_path, is_given, remove_go};
 use crate::rollout::observation::{Copying, Gate, Known, Life, Seen, Side, Task};
 use crate::rollout::record::{Base, Record};
 use crate::rollout::state::{Act, State, Strategy, Transfer};
-use crate::stop::{Freshness, Observation};
 use crate::stop::record::load_armed;
+use crate::stop::{Freshness, Observation};
 
 /// Eyes and hands of one rollout in this process.
 #[derive(Debug)]
@@ -50,9 +51,9 @@ pub struct RolloutHands {
     /// The `go`, written beside its place.
     go: Option<Prepared<Go>>,
     cancels: u32,
-}
     /// How often in a row each marker was missed, and when last.
     missed: BTreeMap<Slot, (u32, Instant)>,
+}
 
 fn failed(error: &dyn std::error::Error) -> ActError {
     ActError::Failed {
@@ -81,8 +82,8 @@ impl RolloutHands {
             batches: Vec::new(),
             go: None,
             cancels: 0,
-            changed,
             missed: BTreeMap::new(),
+            changed,
             plan,
             daemon,
         }
@@ -224,7 +225,30 @@ impl RolloutHands {
             }
         }
         let env = gate_env(record);
-        self.gate.look(&self.plan.gate, env, &self.changed)
+        let measure = self.measure(record);
+        self.gate.look(&self.plan.gate, measure, env, &self.changed)
+    }
+
+    /// What is measured of a job that runs beside the old one.
+    fn measure(&self, record: &Record) -> Option<Measure> {
+        let (max_lag, max_slowdown) = (self.plan.gate.max_lag, self.plan.gate.max_slowdown);
+        if record.state != State::Shadow || (max_lag.is_none() && max_slowdown.is_none()) {
+            return None;
+        }
+        let base = self.base.clone().unwrap_or_default();
+        let first_own = |base: &Base| base.committed.map_or(0, |batch| batch.0 + 1);
+        let queries = self.pairs(record).into_iter().zip(&base);
+        Some(Measure {
+            queries: queries
+                .map(|(pair, base)| Query {
+                    old: pair.source,
+                    new: pair.destination,
+                    first_own: BatchId(first_own(base)),
+                })
+                .collect(),
+            max_lag,
+            max_slowdown,
+        })
     }
 
     fn look_at_post_gate(&mut self, record: &Record, committed: Known) -> Gate {
@@ -234,7 +258,7 @@ impl RolloutHands {
         }
         let env = gate_env(record);
         self.post_gate
-            .look(&self.plan.post_gate, env, &self.changed)
+            .look(&self.plan.post_gate, None, env, &self.changed)
     }
 
     async fn look_at_peer(&self, record: &Record) -> Life {
@@ -256,30 +280,6 @@ impl RolloutHands {
         }
     }
 
-    fn follow(&mut self, slot: Slot, attempt: Option<&AttemptId>, side: &Side) {
-        let (Some(attempt), Some(of)) = (attempt, self.plan.slots.get(&slot)) else {
-            return;
-        };
-        if !side.stop.is_confirmed() {
-            self.followers.follow(&of.planned, attempt);
-        }
-    }
-
-    fn go_of(&self, record: &Record) -> Result<Go, ActError> {
-        let of = self.slot(record.new)?;
-        Ok(Go {
-            rollout_id: record.rollout_id,
-            generation: record.new_generation.ok_or_else(|| ActError::Failed {
-                what: "the generation of the new job is not on record".to_owned(),
-            })?,
-            job: self.plan.job.clone(),
-            slot: record.new,
-            checkpoints: of.checkpoints.iter().map(Place::uri).collect(),
-        })
-    }
-
-    async fn ask(&self, slot: Slot, attempt: &AttemptId) -> Result<(), ActError> {
-        let of = self.slot(slot)?;
     /// Whether the marker of a slot is there; missed as often as a watcher has to miss it.
     async fn look_at_marker(&mut self, slot: Slot) -> Known {
         let Some(of) = self.plan.slots.get(&slot) else {
@@ -336,6 +336,30 @@ impl RolloutHands {
         }
     }
 
+    fn follow(&mut self, slot: Slot, attempt: Option<&AttemptId>, side: &Side) {
+        let (Some(attempt), Some(of)) = (attempt, self.plan.slots.get(&slot)) else {
+            return;
+        };
+        if !side.stop.is_confirmed() {
+            self.followers.follow(&of.planned, attempt);
+        }
+    }
+
+    fn go_of(&self, record: &Record) -> Result<Go, ActError> {
+        let of = self.slot(record.new)?;
+        Ok(Go {
+            rollout_id: record.rollout_id,
+            generation: record.new_generation.ok_or_else(|| ActError::Failed {
+                what: "the generation of the new job is not on record".to_owned(),
+            })?,
+            job: self.plan.job.clone(),
+            slot: record.new,
+            checkpoints: of.checkpoints.iter().map(Place::uri).collect(),
+        })
+    }
+
+    async fn ask(&self, slot: Slot, attempt: &AttemptId) -> Result<(), ActError> {
+        let of = self.slot(slot)?;
         request_by_marker(&self.daemon, &of.planned, attempt)
             .await
             .map_err(|error| failed(&error))
@@ -471,6 +495,14 @@ impl Hands for RolloutHands {
             let old = record.old_attempt.as_ref();
             seen.again = look_at_slot(record, control, of, recorded, old).await;
         }
+        if record.state.is_before_stop() {
+            if let Some(old) = record.old {
+                seen.old.marker = self.look_at_old_marker(old, record).await;
+            }
+            if record.done.contains(&Act::PrepareNew) && !record.is_same_slot() {
+                seen.new.marker = self.look_at_marker(record.new).await;
+            }
+        }
         seen.peer = self.look_at_peer(record).await;
         (seen.own_plan, seen.own_commit) = self.look_at_new_batches(record).await;
         seen.copy = self.copies.look();
@@ -495,14 +527,6 @@ impl Hands for RolloutHands {
     }
 
     async fn perform(&mut self, act: Act, desk: &mut Desk<'_>) -> Result<(), ActError> {
-        if record.state.is_before_stop() {
-            if let Some(old) = record.old {
-                seen.old.marker = self.look_at_old_marker(old, record).await;
-            }
-            if record.done.contains(&Act::PrepareNew) && !record.is_same_slot() {
-                seen.new.marker = self.look_at_marker(record.new).await;
-            }
-        }
         let record = desk.record.clone();
         match act {
             Act::PrepareNew => self.prepare_new(desk).await?,

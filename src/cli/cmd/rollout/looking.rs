@@ -16,6 +16,7 @@ use crate::model::{BatchId, Slot};
 use crate::rollout::decide::deadline_of;
 use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
 use crate::rollout::record::Record;
+use crate::rollout::request::{Refusal, load_refusals};
 use crate::rollout::state::State;
 use crate::stop::proof::{CheckpointProof, prove_once};
 
@@ -38,6 +39,8 @@ struct StatusReport {
     gap_seconds: Option<f64>,
     /// Seconds until the state is late.
     deadline_seconds: Option<i64>,
+    /// Requests that were refused since it began.
+    refused: Vec<Refusal>,
 }
 
 async fn side(plan: &RolloutPlan, slot: Option<Slot>) -> Option<SideReport> {
@@ -71,6 +74,10 @@ fn batches(side: Option<&SideReport>) -> String {
             }
         },
     )
+}
+
+fn refusal_text(refusal: &Refusal) -> String {
+    format!("refused: {}: {}", refusal.request, refusal.why)
 }
 
 impl Report for StatusReport {
@@ -139,6 +146,7 @@ impl Report for StatusReport {
         if !flags.is_empty() {
             lines.push(format!("asked: {}", flags.join(", ")));
         }
+        lines.extend(self.refused.iter().map(refusal_text));
         lines.join("\n  ")
     }
 }
@@ -198,6 +206,7 @@ async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
         lag_batches,
         gap_seconds,
         deadline_seconds,
+        refused: Vec::new(),
     }
 }
 
@@ -211,11 +220,16 @@ pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) 
     loop {
         match load_newest(&plan.control, &plan.job).await {
             Ok(Some(record)) => {
-                let report = look(&plan, record).await;
+                let since = Some(record.begun_at);
+                let mut report = look(&plan, record).await;
+                report.refused = load_refusals(&plan.control, &plan.job, since).await?;
                 let ended = report.record.state == State::Ended;
                 // A clock that ran is no news by itself on a pipe.
                 let is_new = told.as_ref().is_none_or(|told| {
-                    told.record != report.record || told.old != report.old || told.new != report.new
+                    told.record != report.record
+                        || told.old != report.old
+                        || told.new != report.new
+                        || told.refused != report.refused
                 });
                 if is_new || redraws {
                     // What has not come further is written over.
@@ -234,7 +248,11 @@ pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) 
                 }
             }
             Ok(None) if !args.follow => {
-                let message = format!("{} was never rolled out", args.job);
+                let mut message = format!("{} was never rolled out", args.job);
+                for refusal in load_refusals(&plan.control, &plan.job, None).await? {
+                    message.push_str("\n  ");
+                    message.push_str(&refusal_text(&refusal));
+                }
                 return Err(Failure::new(Exit::NotFound, message));
             }
             Ok(None) => {}
