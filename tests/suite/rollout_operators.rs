@@ -174,10 +174,7 @@ fn live_through(case: &Case) -> Result<(), String> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        stage.check_exactly_once();
-    }));
-    check.map_err(|_| "the sink is not as it should be".to_owned())
+    stage.find_fault(Stage::check_exactly_once)
 }
 
 #[test]

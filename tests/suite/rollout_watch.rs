@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::rollouts::{Stage, set, text, wait_until};
+use super::rollouts::{ELSEWHERE, Stage, set, text, wait_until};
 
 /// A watcher; killed when dropped.
 struct Watcher {
@@ -22,15 +22,7 @@ impl Watcher {
 
     /// A watcher that takes itself for another host.
     fn elsewhere(stage: &Stage, name: &str) -> Watcher {
-        let other = [
-            "unshare",
-            "--uts",
-            "sh",
-            "-c",
-            "hostname elsewhere && exec \"$@\"",
-            "sh",
-        ];
-        Self::start_by(stage, name, None, &other)
+        Self::start_by(stage, name, None, ELSEWHERE)
     }
 
     fn start_by(stage: &Stage, name: &str, crash_at: Option<&str>, before: &[&str]) -> Watcher {
@@ -171,6 +163,23 @@ fn touch_is_enough_to_roll_out_and_back() {
     assert_eq!(stage.running(), set(&["blue"]), "jobs outlive the watcher");
     stage.check_exactly_once();
     assert_eq!(stage.sink().len(), 1, "the query id is kept");
+}
+
+#[test]
+fn a_request_that_nobody_takes_is_shown() {
+    let stage = Stage::new("hand-over");
+    let asked = ask(&stage, "clicks.start", "");
+    let status = stage.stepdown(&["rollout", "status", "clicks"]);
+    let said = text(&status);
+    assert_eq!(status.status.code(), Some(7), "{said}");
+    assert!(
+        said.contains("clicks.start: nobody has taken it yet"),
+        "{said}"
+    );
+    // A command begins another one all the same; the request is met by that.
+    let begun = stage.roll_out(&["--version", "1"]);
+    assert!(begun.status.success(), "{}", text(&begun));
+    assert!(!asked.exists());
 }
 
 #[test]

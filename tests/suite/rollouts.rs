@@ -12,6 +12,17 @@ use serde_json::Value;
 /// The deadline of everything that is waited for here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Runs what follows as a process that takes itself for another host: the same files, and nothing is known
+/// of this host's processes.
+pub(crate) const ELSEWHERE: &[&str] = &[
+    "unshare",
+    "--uts",
+    "sh",
+    "-c",
+    "hostname elsewhere && exec \"$@\"",
+    "sh",
+];
+
 /// A control directory, a job with two slots, a sink.
 pub(crate) struct Stage {
     pub(crate) dir: tempfile::TempDir,
@@ -211,6 +222,15 @@ gate-commits = 2
             .filter(|batch| !covered.contains(batch))
             .collect();
         assert!(missing.is_empty(), "missing {missing:?} of {last}");
+    }
+
+    /// What is wrong with the sink, where its check is not to end the test.
+    pub(crate) fn find_fault(&self, check: impl FnOnce(&Self)) -> Result<(), String> {
+        let check = std::panic::AssertUnwindSafe(|| check(self));
+        std::panic::catch_unwind(check).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.unwrap_or_else(|| "the sink is not as it should be".to_owned())
+        })
     }
 
     /// As `check_sink`, and every batch of a query id was written once.
