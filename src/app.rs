@@ -267,6 +267,8 @@ impl App {
             timeout: rollout.gate_timeout,
             passes: rollout.gate_passes,
             commits: rollout.gate_commits,
+            max_lag: rollout.gate_max_lag,
+            max_slowdown: rollout.gate_max_slowdown,
         };
         Ok(RolloutPlan {
             job: job.name.clone(),
@@ -282,6 +284,7 @@ impl App {
             start_log: rollout.start_log.clone(),
             gate: gate(&rollout.gate),
             post_gate: gate(&rollout.post_gate),
+            keep: rollout.keep,
             sync_interval: rollout.sync_interval,
             poll: PollPolicy {
                 // A rollout is awaited: its markers are looked at more often than those of idle jobs.

@@ -1,11 +1,14 @@
 //! The slots of a configuration, made one by one when there is something to do in them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::App;
 use crate::config::Job;
+use crate::control::ControlDir;
+use crate::daemon::rollout::{RolloutPlan, RolloutSource};
 use crate::daemon::watch::{PlannedSlot, SlotSource};
-use crate::model::Slot;
+use crate::model::{JobName, Slot};
 use crate::stop::status::StatusBoard;
 use crate::storage::{Authority, ErrorKind, StorageError, StoragePath, StorageUri};
 
@@ -64,5 +67,39 @@ impl SlotSource for ConfiguredSlots {
                 .with_detail("the configuration has no such slot"));
         };
         self.app.plan_slot(job, slot, of, &self.board)
+    }
+}
+
+impl RolloutSource for ConfiguredSlots {
+    fn control(&self) -> &ControlDir {
+        self.board.control()
+    }
+
+    fn rollout_jobs(&self) -> Vec<JobName> {
+        let with_rollout = self.jobs.iter().filter(|job| job.rollout.is_some());
+        with_rollout.map(|job| job.name.clone()).collect()
+    }
+
+    fn rollout_plan(&self, name: &JobName) -> Result<RolloutPlan, StorageError> {
+        let job = self.jobs.iter().find(|job| job.name == *name);
+        let Some((job, rollout)) = job.and_then(|job| Some((job, job.rollout.as_ref()?))) else {
+            let uri = StorageUri::new(Authority::Local, StoragePath::root());
+            return Err(StorageError::new("plan", uri, ErrorKind::Config)
+                .with_detail("the configuration has no such rollout"));
+        };
+        self.app.rollout_plan(job, rollout)
+    }
+
+    fn keep(&self, name: &JobName) -> Option<Duration> {
+        let job = self.jobs.iter().find(|job| job.name == *name)?;
+        job.rollout.as_ref()?.keep
+    }
+
+    fn interval(&self) -> Duration {
+        self.app.config().watch.interval
+    }
+
+    fn lease_ttl(&self) -> Duration {
+        self.app.config().watch.lease_ttl
     }
 }

@@ -48,7 +48,7 @@ pub async fn list_copies(
 }
 
 /// In the name of a copy whose removal has begun.
-const REMOVED: &str = ".stepdown-old-";
+pub(super) const REMOVED: &str = ".stepdown-old-";
 
 /// Removes what is left of copies below `dir` whose removal was cut short.
 ///

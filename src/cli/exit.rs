@@ -162,7 +162,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
         Some(RolloutError::Held { .. } | RolloutError::Journal(JournalError::Overtaken { .. })) => {
             return Some(Exit::LeaseHeld);
         }
-        Some(RolloutError::Impossible { .. }) => return Some(Exit::Usage),
+        Some(RolloutError::Impossible { .. } | RolloutError::Unsure { .. }) => {
+            return Some(Exit::Usage);
+        }
         Some(_) | None => {}
     }
     if let Some(EngineError::Journal(JournalError::Overtaken { .. })) = cause.downcast_ref() {
@@ -269,7 +271,8 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             RolloutError::Engine(error) => Some(error),
             RolloutError::Journal(JournalError::Overtaken { .. })
             | RolloutError::Held { .. }
-            | RolloutError::Impossible { .. } => None,
+            | RolloutError::Impossible { .. }
+            | RolloutError::Unsure { .. } => None,
         };
     }
     match cause.downcast_ref::<RunError>()? {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::duration;
+use super::lint_rollout;
 use super::load::{Environment, Loaded};
+use super::rollout::RolloutCheckpoint;
 use super::schema::{
     Argv, AtBoundary, AttemptFrom, Config, CopyExisting, Escalate, Hooks, Job, JobSlot, Stop,
 };
@@ -28,10 +30,15 @@ pub struct Warning {
 
 /// Collects warnings.
 #[derive(Debug, Default)]
-struct Warnings(Vec<Warning>);
+pub(super) struct Warnings(Vec<Warning>);
 
 impl Warnings {
-    fn add(&mut self, key: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.0.push(Warning {
             key: key.into(),
             message: message.into(),
@@ -71,6 +78,7 @@ pub fn of_values(config: &Config) -> Vec<Warning> {
     shared_places(config, &mut warnings);
     for job in config.jobs.values() {
         deadlines(config, job, &mut warnings);
+        lint_rollout::of_job(config, job, &mut warnings);
     }
     if !config.jobs.is_empty() && config.hooks.on_alarm.is_none() {
         let unheard: Vec<_> = config
@@ -89,7 +97,7 @@ pub fn of_values(config: &Config) -> Vec<Warning> {
     warnings.0
 }
 
-fn shown(duration: Duration) -> String {
+pub(super) fn shown(duration: Duration) -> String {
     format!("{:?}", duration::format(duration))
 }
 
@@ -110,7 +118,7 @@ fn shared_places(config: &Config, warnings: &mut Warnings) {
     let mut markers: BTreeMap<&StorageUri, String> = BTreeMap::new();
     let mut checkpoints: BTreeMap<&StorageUri, String> = BTreeMap::new();
     let mut pid_files: BTreeMap<&Path, String> = BTreeMap::new();
-    for (section, _, slot) in slots(config) {
+    for (section, job, slot) in slots(config) {
         if let Some(other) = markers.insert(&slot.marker, section.clone()) {
             warnings.add(
                 format!("{section}.marker"),
@@ -120,6 +128,13 @@ fn shared_places(config: &Config, warnings: &mut Warnings) {
         }
         for checkpoint in &slot.checkpoints {
             if let Some(other) = checkpoints.insert(checkpoint, section.clone()) {
+                let changes_hands = job.rollout.as_ref().is_some_and(|rollout| {
+                    rollout.checkpoint == RolloutCheckpoint::InPlace
+                        && other.starts_with(&format!("jobs.{}.slots.", job.name))
+                });
+                if changes_hands && other != section {
+                    continue;
+                }
                 let message = if other == section {
                     format!("names {checkpoint} twice")
                 } else {
@@ -335,6 +350,32 @@ fn commands(config: &Config) -> Vec<(String, &Argv)> {
                 |(name, argv): (&str, Option<_>)| Some((format!("{section}.stop.{name}"), argv?));
             all.extend(named.into_iter().filter_map(set));
         }
+    }
+    for job in config.jobs.values() {
+        let Some(rollout) = &job.rollout else {
+            continue;
+        };
+        let hooks = &rollout.hooks;
+        let named = [
+            ("gate", &rollout.gate),
+            ("post-gate", &rollout.post_gate),
+            ("hooks.on-start", &hooks.on_start),
+            ("hooks.on-stopped", &hooks.on_stopped),
+            ("hooks.on-success", &hooks.on_success),
+            ("hooks.on-failure", &hooks.on_failure),
+            ("hooks.on-needs-human", &hooks.on_needs_human),
+        ];
+        let key = |name: &str| format!("jobs.{}.rollout.{name}", job.name);
+        all.extend(
+            named
+                .into_iter()
+                .filter_map(|(name, argv)| Some((key(name), argv.as_ref()?))),
+        );
+        all.extend(job.slots.values().filter_map(|slot| {
+            // A program that a placeholder names is known at the start.
+            let start = slot.start.as_ref()?;
+            (!start.program().contains('{')).then(|| (key("start"), start))
+        }));
     }
     let mut seen: Vec<&Argv> = Vec::new();
     all.retain(|(_, argv)| {

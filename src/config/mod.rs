@@ -11,6 +11,7 @@
 pub mod duration;
 mod key;
 pub mod lint;
+mod lint_rollout;
 pub mod load;
 mod problem;
 mod read;

@@ -49,8 +49,11 @@ pub(super) fn rollout(mut section: Section<'_, '_>) -> (Option<Rollout>, Option<
         gate_timeout: section.checked("gate-timeout", or.gate_timeout, positive),
         gate_passes: section.checked("gate-passes", or.gate_passes, at_least_once),
         gate_commits: section.value("gate-commits", or.gate_commits),
+        gate_max_lag: section.optional("gate-max-lag"),
+        gate_max_slowdown: section.optional("gate-max-slowdown"),
         on_gate_deadline: section.value("on-gate-deadline", or.on_gate_deadline),
         sync_interval: section.checked("sync-interval", or.sync_interval, positive),
+        keep: section.optional("keep"),
         prepare_deadline: section.checked("prepare-deadline", or.prepare_deadline, positive),
         start_deadline: section.checked("start-deadline", or.start_deadline, positive),
         gate_deadline: section.checked("gate-deadline", or.gate_deadline, positive),
@@ -60,6 +63,12 @@ pub(super) fn rollout(mut section: Section<'_, '_>) -> (Option<Rollout>, Option<
         hooks: RolloutHooks::default(),
         hook_timeout: or.hook_timeout,
     };
+    if rollout
+        .gate_max_slowdown
+        .is_some_and(|times| !times.is_finite() || times <= 0.0)
+    {
+        section.problem("gate-max-slowdown", Refusal::new("a number above 0"));
+    }
     let mut hooks = section.section("hooks");
     rollout.hooks = RolloutHooks {
         on_start: hooks.optional("on-start"),

@@ -95,7 +95,7 @@ pub struct RolloutHooks {
 }
 
 /// `[jobs.<job>.rollout]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rollout {
     /// How.
     pub strategy: Strategy,
@@ -123,10 +123,16 @@ pub struct Rollout {
     pub gate_passes: u32,
     /// How many batches a job that runs beside the old one must have committed.
     pub gate_commits: u32,
+    /// By how many offsets a job that runs beside the old one may be behind.
+    pub gate_max_lag: Option<u32>,
+    /// How many times as long as the old job's its batches may take.
+    pub gate_max_slowdown: Option<f64>,
     /// What happens when the checks take too long.
     pub on_gate_deadline: OnGateDeadline,
     /// Pause between two passes of the copy.
     pub sync_interval: Duration,
+    /// How long a checkpoint that a copy has replaced is kept; `None`: until somebody removes it.
+    pub keep: Option<Duration>,
     /// How long the preparation may take.
     pub prepare_deadline: Duration,
     /// How long the start may take.
@@ -161,8 +167,11 @@ impl Default for Rollout {
             gate_timeout: Duration::from_mins(1),
             gate_passes: 1,
             gate_commits: 3,
+            gate_max_lag: None,
+            gate_max_slowdown: None,
             on_gate_deadline: OnGateDeadline::Abort,
             sync_interval: Duration::from_secs(10),
+            keep: None,
             prepare_deadline: Duration::from_mins(30),
             start_deadline: Duration::from_mins(10),
             gate_deadline: Duration::from_mins(30),

@@ -317,7 +317,7 @@ words! {
 }
 
 /// `[jobs.<job>]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     /// Its name.
     pub name: JobName,

@@ -39,7 +39,9 @@ use crate::stop::command::{CommandBackend, CommandOptions};
 use crate::stop::receipt::Receipt;
 use crate::stop::record::{Armed, save_armed};
 use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
-use crate::stop::status::{Phase, StatusFile, load_status, save_status};
+use crate::stop::status::{
+    Phase, RolloutTag, StatusFile, load_status, save_status, save_tagged_status,
+};
 use crate::storage::{DirIdentity, ErrorKind};
 
 /// Pause between two tries at something that `run` cannot go on without.
@@ -63,6 +65,8 @@ pub struct RunOptions {
     pub argv: Vec<OsString>,
     /// Variables for it, over those of this process.
     pub env: Vec<(OsString, OsString)>,
+    /// The rollout that has it started, if one does.
+    pub rollout: Option<RolloutTag>,
     /// Whether `run` makes the marker, or waits until someone else has.
     pub create_marker: bool,
     /// Whether and when a command that failed is started again.
@@ -528,7 +532,10 @@ impl Runner {
             written_at: Timestamp::now(),
             kit: None,
         };
-        save_status(&self.control, &status).await
+        match self.options.rollout.clone() {
+            Some(tag) => save_tagged_status(&self.control, status, tag).await,
+            None => save_status(&self.control, &status).await,
+        }
     }
 
     pub(super) fn engine(

@@ -2,11 +2,12 @@
 //!
 //! [`host`] looks at this host and the configuration, [`hadoop`] at the Hadoop configuration and the
 //! credentials, [`control`] at the storages that the configuration names, where it tries what stepdown
-//! will have to do.
+//! will have to do, [`rollouts`] at rollouts that are not over.
 
 pub mod control;
 pub mod hadoop;
 pub mod host;
+pub mod rollouts;
 
 use serde::Serialize;
 

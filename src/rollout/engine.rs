@@ -376,7 +376,8 @@ impl<'h> Engine<'h> {
             act,
             Act::Sync | Act::CopyCommitted | Act::FinishCopy | Act::Go
         );
-        if self.record.begin(act) && needs_note {
+        let now = self.now();
+        if self.record.begin(act, now) && needs_note {
             (self.crash_point)(&format!("rollout-{act}-unsaved"));
             if let Err(error) = self.save().await {
                 self.record.begun.remove(&act);
@@ -454,8 +455,15 @@ impl<'h> Engine<'h> {
                 .rollout_id
                 .is_none_or(|id| id == self.record.rollout_id);
             if !is_ours || !self.take_request(&request, &mut asked) {
-                tracing::warn!(request = request.path.name(), "this cannot be done now");
-                refuse_request(&self.control, &self.record.job, &request).await?;
+                let why = if is_ours {
+                    format!(
+                        "rollout {} is at {}: this cannot be done now",
+                        self.record.rollout_id, self.record.state
+                    )
+                } else {
+                    format!("rollout {} is under way", self.record.rollout_id)
+                };
+                refuse_request(&self.control, &self.record.job, &request.path, &why).await?;
                 continue;
             }
             tracing::info!(request = request.path.name(), "an operator asks for it");

@@ -145,6 +145,43 @@ pub async fn load_last_rolled_out(
     Ok(None)
 }
 
+/// Whether a rollout of a job is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is none, or none that has a record as the newest.
+    None,
+    /// The newest is over, for good.
+    Over(RolloutId),
+    /// This one is not over.
+    UnderWay(RolloutId),
+}
+
+/// Whether a rollout of a job is under way. One that is known to be `over` is not read again.
+///
+/// # Errors
+/// Storage errors; `Malformed`; `NoControl`.
+pub async fn look_for_unfinished(
+    control: &ControlDir,
+    job: &JobName,
+    over: Option<RolloutId>,
+) -> Result<Standing, DocumentError> {
+    let ids = list_rollouts(control, job).await?;
+    let newest = ids.last().copied();
+    for id in ids.into_iter().rev() {
+        if over == Some(id) {
+            return Ok(Standing::Over(id));
+        }
+        match load_rollout(control, job, id).await? {
+            Some(record) if record.state != State::Ended => return Ok(Standing::UnderWay(id)),
+            // Of a newer one the first entry may be on its way.
+            Some(_) if newest == Some(id) => return Ok(Standing::Over(id)),
+            Some(_) => return Ok(Standing::None),
+            None => {}
+        }
+    }
+    Ok(Standing::None)
+}
+
 impl Journal {
     /// Begins a rollout: takes the next free id, gives it to `record`, and saves the record.
     ///

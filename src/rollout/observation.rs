@@ -97,6 +97,9 @@ pub struct Side {
     pub is_foreign: bool,
     /// Where its queries are.
     pub phase: Phase,
+    /// Whether its marker is there, or was never seen, so that it cannot be missed. No: it was seen, and was
+    /// missed often enough. Looked at only before x is asked, while a removal is an operator's.
+    pub marker: Known,
 }
 
 /// A task that goes on by itself.

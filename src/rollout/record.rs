@@ -118,6 +118,9 @@ pub struct Record {
     /// The process of x's start command, when x was started again.
     #[serde(default)]
     pub restart_process: Option<AttemptId>,
+    /// When x's start was about to be run again.
+    #[serde(default)]
+    pub restarting_since: Option<Timestamp>,
     /// The attempt in x after it was started again.
     #[serde(default)]
     pub old_again: Option<AttemptId>,
@@ -184,8 +187,12 @@ impl Record {
     }
 
     /// Notes that `act` is about to be done; false if that is on record already.
-    pub fn begin(&mut self, act: Act) -> bool {
-        self.begun.insert(act)
+    pub fn begin(&mut self, act: Act, now: Timestamp) -> bool {
+        let is_new = self.begun.insert(act);
+        if is_new && act == Act::RestartOld {
+            self.restarting_since = Some(now);
+        }
+        is_new
     }
 
     /// Notes that it is over.

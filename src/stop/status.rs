@@ -145,6 +145,43 @@ impl Document for StatusFile {
     const KIND: &'static str = "status";
 }
 
+/// The rollout that a command was started for, as its environment has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutTag {
+    /// Its id.
+    pub rollout_id: String,
+    /// The generation of its lease.
+    pub generation: Option<Generation>,
+}
+
+/// A status file with the rollout beside it; a kit writes these two of its own.
+#[derive(Debug, Serialize, Deserialize)]
+struct TaggedStatus {
+    // First: what a kit says has the same names.
+    #[serde(flatten)]
+    tag: RolloutTag,
+    #[serde(flatten)]
+    status: StatusFile,
+}
+
+impl Document for TaggedStatus {
+    const KIND: &'static str = StatusFile::KIND;
+}
+
+/// Saves the status of a slot whose command was started by a rollout.
+///
+/// # Errors
+/// Storage errors.
+pub async fn save_tagged_status(
+    control: &ControlDir,
+    status: StatusFile,
+    tag: RolloutTag,
+) -> Result<(), DocumentError> {
+    let path = control.status(&status.job, status.slot);
+    let tagged = TaggedStatus { tag, status };
+    save_replacing(control.storage().as_ref(), &path, &tagged).await
+}
+
 /// Saves the status of a slot.
 ///
 /// # Errors

@@ -36,6 +36,8 @@ mod markers;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod rollout_outages;
+#[cfg(test)]
 mod rollouts;
 #[cfg(test)]
 mod safety;

@@ -119,6 +119,74 @@ fn the_examples_are_good() {
 }
 
 #[test]
+fn odd_rollouts_are_told() {
+    let job = |rollout: &str, slots: &str| {
+        let text = format!(
+            r#"
+control = "/srv/stepdown"
+hooks.on-alarm = ["true"]
+[jobs.clicks]
+stop.backend = "driver"
+[jobs.clicks.rollout]
+{rollout}
+[jobs.clicks.slots.blue]
+checkpoints = ["/ck/blue"]
+[jobs.clicks.slots.green]
+{slots}
+"#
+        );
+        let loaded = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let warnings = lint::of_values(&loaded.config);
+        warnings
+            .into_iter()
+            .map(|warning| format!("{}: {}", warning.key, warning.message))
+            .collect::<Vec<_>>()
+    };
+    let own = "checkpoints = [\"/ck/green\"]";
+    let good = "start = [\"run.sh\", \"{checkpoint}\"]";
+    assert_eq!(job(good, own), Vec::<String>::new());
+    // The same directories change hands: that is meant.
+    let in_place = format!("checkpoint = \"in-place\"\n{good}");
+    assert_eq!(
+        job(&in_place, "checkpoints = [\"/ck/blue\"]"),
+        Vec::<String>::new()
+    );
+    let told = |rollout: &str, slots: &str, said: &str| {
+        let warnings = job(rollout, slots);
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(said),
+            "{said}: {warnings:?}"
+        );
+    };
+    told(
+        "",
+        own,
+        "rollout.start: there is no command to start the job in blue and green",
+    );
+    let one = format!("{own}\nstart = [\"run.sh\"]");
+    told("", &one, "to start the job in blue:");
+    // The common command has a place of one slot.
+    told(
+        "start = [\"run.sh\", \"--to=/ck/blue\"]",
+        own,
+        "slots.green.start: \"--to=/ck/blue\" names the checkpoint of blue",
+    );
+    told(
+        "start = [\"run.sh\", \"/srv/stepdown/markers/clicks.green\"]",
+        own,
+        "slots.blue.start: \"/srv/stepdown/markers/clicks.green\" names the marker of green",
+    );
+    told(
+        good,
+        &format!(
+            "{own}\nstop = {{ backend = \"command\", observe = [\"o\"], request = [\"kubectl\", \
+             \"delete\", \"pod\", \"x\", \"--grace-period=30\"] }}"
+        ),
+        "\"--grace-period=30\" has the platform kill after \"30s\", and drain-deadline is \"30m\"",
+    );
+}
+
+#[test]
 fn an_empty_file_gives_the_defaults() {
     assert_eq!(read("").unwrap().config, Config::default());
 }

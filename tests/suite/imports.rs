@@ -27,7 +27,10 @@ const MAY_IMPORT: &[(&str, &str)] = &[
         "app",
         "model hadoop storage config control marker checkpoint process stop rollout daemon",
     ),
-    ("doctor", "model hadoop storage config control process app"),
+    (
+        "doctor",
+        "model hadoop storage config control process rollout app",
+    ),
     (
         "cli",
         "model hadoop storage config control marker checkpoint process stop rollout daemon app doctor",

@@ -46,7 +46,16 @@ mod races;
 mod resting;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
+mod rollout_checks;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
 mod rollout_crashes;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
+mod rollout_operators;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
+mod rollout_watch;
 #[cfg(test)]
 mod rollouts;
 #[cfg(test)]

@@ -7,18 +7,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::rollouts::{Stage, set, text};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::rollouts::{ELSEWHERE, Stage, set, text, wait_until};
 
 /// How many cases run at once; most of the time they wait.
 const AT_ONCE: usize = 4;
 
 /// Longer than any of these rollouts takes, on a machine that is overloaded.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Every so many places of the whole matrix are in the sample.
 const SAMPLE: usize = 9;
@@ -85,8 +87,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "new job fails",
         strategy: "stop-start",
-        // Only the host that started the new job sees that its start failed; another waits for this.
-        extra: "cutover-deadline = \"20s\"",
+        // Only the host that started the new job sees that its start failed; another waits for these, one
+        // after the other.
+        extra: "cutover-deadline = \"10s\"\nabort-deadline = \"15s\"\nstart-deadline = \"15s\"",
         job: &["--fail", "start", "--only", "green"],
         outcome: "recovered",
         running: "blue",
@@ -172,18 +175,10 @@ impl Scenario {
         if stage.running() != set(&[self.running]) {
             return Err(format!("{:?} run, not {}", stage.running(), self.running));
         }
-        let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if self.exactly_once {
-                stage.check_exactly_once();
-            } else {
-                stage.check_sink();
-            }
-        }));
-        check.map_err(|panic| {
-            panic
-                .downcast_ref::<String>()
-                .cloned()
-                .unwrap_or_else(|| "the sink is not as it should be".to_owned())
+        stage.find_fault(if self.exactly_once {
+            Stage::check_exactly_once
+        } else {
+            Stage::check_sink
         })
     }
 }
@@ -202,16 +197,7 @@ fn bounded(stage: &Stage, before: &[&str]) -> Command {
 }
 
 fn resume(stage: &Stage, other_host: bool) -> std::io::Result<Output> {
-    // The same files, another name of the host: nothing is known of the other's processes.
-    let elsewhere = [
-        "unshare",
-        "--uts",
-        "sh",
-        "-c",
-        "hostname elsewhere && exec \"$@\"",
-        "sh",
-    ];
-    bounded(stage, if other_host { &elsewhere } else { &[] }).output()
+    bounded(stage, if other_host { ELSEWHERE } else { &[] }).output()
 }
 
 /// Runs the cases and says how many there were; panics with all that went wrong.
@@ -261,6 +247,64 @@ fn all_cases() -> Vec<(&'static Scenario, String, bool)> {
             .map(move |(at, place)| (scenario, place, at % 2 == 1))
     };
     SCENARIOS.iter().flat_map(of).collect()
+}
+
+/// Halted at `place` for longer than its lease lasts; another host brings the rollout to its end; then it
+/// goes on.
+fn comes_back_late(place: &str) {
+    let stage = Stage::new("hand-over");
+    let begun = stage.roll_out(&["--version", "1"]);
+    assert!(begun.status.success(), "{}", text(&begun));
+    let halted = bounded(&stage, &[])
+        .env("STEPDOWN_HALT_AT", place)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // `timeout` runs it as its child.
+    let pid = || {
+        let children = format!("/proc/{0}/task/{0}/children", halted.id());
+        let child = fs::read_to_string(children).ok()?;
+        child.split_whitespace().next()?.parse::<i32>().ok()
+    };
+    let mode = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next())
+    };
+    wait_until(&format!("it to be halted at {place}"), || {
+        pid().is_some_and(|pid| mode(pid) == Some('T'))
+    });
+    let pid = pid().and_then(Pid::from_raw).unwrap();
+    let other = resume(&stage, true).unwrap();
+    assert!(other.status.success(), "{place}: {}", text(&other));
+    let record = stage.record();
+    assert_eq!(record["outcome"], "rolled-out", "{place}");
+    let green = stage.running();
+    kill_process(pid, Signal::CONT).unwrap();
+    let late = halted.wait_with_output().unwrap();
+    assert_eq!(late.status.code(), Some(4), "{place}: {}", text(&late));
+    assert_eq!(stage.record(), record, "{place}");
+    assert_eq!(stage.running(), green, "{place}");
+    assert_eq!(green, set(&["green"]), "{place}");
+    stage.check_exactly_once();
+}
+
+#[test]
+fn whoever_lost_the_lease_does_nothing_more() {
+    let places = [
+        "rollout-entered-starting",
+        "rollout-start-new-begun",
+        "rollout-ask-old-begun",
+        "rollout-entered-stopped",
+        "rollout-finish-copy-begun",
+        "rollout-go-begun",
+    ];
+    thread::scope(|scope| {
+        for half in places.chunks(3) {
+            scope.spawn(move || half.iter().for_each(|place| comes_back_late(place)));
+        }
+    });
 }
 
 #[test]

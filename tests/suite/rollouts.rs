@@ -12,6 +12,17 @@ use serde_json::Value;
 /// The deadline of everything that is waited for here.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Runs what follows as a process that takes itself for another host: the same files, and nothing is known
+/// of this host's processes.
+pub(crate) const ELSEWHERE: &[&str] = &[
+    "unshare",
+    "--uts",
+    "sh",
+    "-c",
+    "hostname elsewhere && exec \"$@\"",
+    "sh",
+];
+
 /// A control directory, a job with two slots, a sink.
 pub(crate) struct Stage {
     pub(crate) dir: tempfile::TempDir,
@@ -117,7 +128,7 @@ gate-commits = 2
         self.command(args).output().unwrap()
     }
 
-    fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let log = fs::File::create(self.path("driving.log")).unwrap();
         let both = log.try_clone().unwrap();
         self.command(args).stdout(log).stderr(both).spawn().unwrap()
@@ -158,7 +169,7 @@ gate-commits = 2
             .unwrap_or_default()
     }
 
-    fn marker(&self, slot: &str) -> PathBuf {
+    pub(crate) fn marker(&self, slot: &str) -> PathBuf {
         self.path(&format!("c/markers/clicks.{slot}"))
     }
 
@@ -213,6 +224,15 @@ gate-commits = 2
         assert!(missing.is_empty(), "missing {missing:?} of {last}");
     }
 
+    /// What is wrong with the sink, where its check is not to end the test.
+    pub(crate) fn find_fault(&self, check: impl FnOnce(&Self)) -> Result<(), String> {
+        let check = std::panic::AssertUnwindSafe(|| check(self));
+        std::panic::catch_unwind(check).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.unwrap_or_else(|| "the sink is not as it should be".to_owned())
+        })
+    }
+
     /// As `check_sink`, and every batch of a query id was written once.
     pub(crate) fn check_exactly_once(&self) {
         self.check_sink();
@@ -220,6 +240,28 @@ gate-commits = 2
             let twice: Vec<_> = batches.iter().filter(|(_, times)| **times > 1).collect();
             assert!(twice.is_empty(), "query {id}: {twice:?}");
         }
+    }
+
+    /// Starts the job in a slot as an operator does.
+    pub(crate) fn start_by_hand(&self, slot: &str) {
+        fs::write(self.marker(slot), "").unwrap();
+        let dir = self.dir.path().display();
+        let log = fs::File::create(self.path(&format!("{slot}.log"))).unwrap();
+        let child = Command::new("python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py"))
+            .arg(self.path("sink"))
+            .args(&self.job_words)
+            .env("STEPDOWN_JOB", "clicks")
+            .env("STEPDOWN_SLOT", slot)
+            .env("STEPDOWN_MARKER", self.marker(slot))
+            .env("STEPDOWN_CONTROL", format!("{dir}/c"))
+            .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        // It is reaped when this process ends; until then a zombie counts as ended.
+        std::mem::forget(child);
     }
 
     fn await_state(&self, wanted: &str) {
@@ -572,7 +614,7 @@ fn rolling_exchanges_the_replica_first() {
     let stage = Stage::new("rolling");
     // Both slots are started as an operator would.
     for slot in ["blue", "green"] {
-        start_by_hand(&stage, slot);
+        stage.start_by_hand(slot);
     }
     wait_until("both to run", || stage.running() == set(&["blue", "green"]));
     let before = (stage.pid("blue"), stage.pid("green"));
@@ -586,25 +628,4 @@ fn rolling_exchanges_the_replica_first() {
     );
     let violations = fs::read_to_string(stage.path("sink.violations")).unwrap_or_default();
     assert!(violations.is_empty(), "{violations}");
-}
-
-fn start_by_hand(stage: &Stage, slot: &str) {
-    fs::write(stage.marker(slot), "").unwrap();
-    let dir = stage.dir.path().display();
-    let log = fs::File::create(stage.path(&format!("{slot}.log"))).unwrap();
-    let child = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rollout/job.py"))
-        .arg(stage.path("sink"))
-        .args(&stage.job_words)
-        .env("STEPDOWN_JOB", "clicks")
-        .env("STEPDOWN_SLOT", slot)
-        .env("STEPDOWN_MARKER", stage.marker(slot))
-        .env("STEPDOWN_CONTROL", format!("{dir}/c"))
-        .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
-        .stdin(Stdio::null())
-        .stdout(log)
-        .spawn()
-        .unwrap();
-    // It is reaped when this process ends; until then a zombie counts as ended.
-    std::mem::forget(child);
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::checkpoint::contents::Identity;
 use crate::checkpoint::manifest::{MANIFEST, Manifest, ManifestFile, Origin};
 use crate::checkpoint::plan::Tally;
+use crate::checkpoint::replaced::{REPLACED, STAMP};
 use crate::control::LeaseError;
 use crate::storage::{CreateMode, ErrorKind, StorageError, StorageUri};
 
@@ -158,14 +159,14 @@ impl Work {
         if request.existing == Existing::Refuse {
             return Ok(None);
         }
-        let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let stamp = Timestamp::now().strftime(STAMP).to_string();
         // Two in one second must not meet.
         let id = self.copy_id().simple().to_string();
         let id = id.get(..8).unwrap_or_default();
         let aside = self
             .destination
             .path
-            .with_suffix(&format!(".stepdown-replaced-{stamp}-{id}"));
+            .with_suffix(&format!("{REPLACED}{stamp}-{id}"));
         match storage.rename(&self.destination.path, &aside).await {
             Ok(()) => {
                 tracing::info!(from = %self.destination.path, to = %aside, "moved aside");

@@ -15,16 +15,17 @@ use crate::cli::target::{find_job, resolve_here, slot_of};
 use crate::cli::{Context, words};
 use crate::config::duration::parse as duration;
 use crate::config::{
-    EndsWith, Escalate, Job, JobSlot, OnStopped, Restart, SignalStop, SignalTarget, Stop,
-    StopSignal, Trigger,
+    EndsWith, Environment, Escalate, Job, JobSlot, OnStopped, Restart, SignalStop, SignalTarget,
+    Stop, StopSignal, Trigger,
 };
 use crate::control::ControlDir;
 use crate::daemon::run::{Ask, RunError, RunOptions, Runner};
-use crate::model::{JobName, Slot};
+use crate::model::{Generation, JobName, Slot};
 use crate::process::restart::{RestartMode, RestartPolicy};
 use crate::stop::Exit as StopExit;
 use crate::stop::decide::Outcome;
 use crate::stop::receipt::Receipt;
+use crate::stop::status::RolloutTag;
 use crate::storage::{StoragePath, StorageUri};
 
 /// How long after its command's end `run` tries to write the receipt.
@@ -209,7 +210,8 @@ pub async fn run(args: RunArgs, context: &mut Context) -> Result<Status> {
         return Ok(Exit::Ok.into());
     }
     let spec = app.slot_spec(&job, slot, &of, sentinel_dir)?;
-    let options = options(&args, &app, &job, &of.stop);
+    let mut options = options(&args, &app, &job, &of.stop);
+    options.rollout = rollout_of(&context.environment, &job.name, slot);
     let runner = Runner::new(app.daemon()?, spec, control, options);
     let end = match runner.run().await {
         Ok(end) => end,
@@ -335,6 +337,22 @@ fn name_of(marker: &StorageUri) -> (JobName, Slot) {
     (JobName::nearest(job), slot)
 }
 
+/// The rollout that starts this slot, as the environment of its start command says.
+fn rollout_of(environment: &Environment, job: &JobName, slot: Slot) -> Option<RolloutTag> {
+    let is = |name: &str, value: &str| environment.get(name).as_deref() == Some(value);
+    // A command within a job may run another job.
+    if !is("STEPDOWN_JOB", job.as_str()) || !is("STEPDOWN_SLOT", slot.as_str()) {
+        return None;
+    }
+    let generation = environment.get("STEPDOWN_GENERATION");
+    Some(RolloutTag {
+        rollout_id: environment.get("STEPDOWN_ROLLOUT_ID")?,
+        generation: generation
+            .and_then(|text| text.parse().ok())
+            .map(Generation),
+    })
+}
+
 fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     let run = &app.config().run;
     let configured = match stop {
@@ -353,6 +371,7 @@ fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     RunOptions {
         argv: args.command.clone(),
         env: Vec::new(),
+        rollout: None,
         create_marker: !args.no_create,
         restart: RestartPolicy {
             mode: match args.restarts.restart.unwrap_or(run.restart) {

@@ -16,6 +16,7 @@ use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Look, Report, plain, table};
 use crate::cli::target::find_job;
 use crate::config::Job;
+use crate::daemon::rollout::Standby;
 use crate::daemon::signals::Signals;
 use crate::daemon::watch::{Changes, SlotSource, Watcher};
 use crate::model::{JobName, Slot};
@@ -32,6 +33,9 @@ const HEALTH: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(20);
 
 /// Watch the markers of all configured jobs and act on them
+///
+/// Rollouts of these jobs that a file in `requests/` asks for are begun, and those that nobody drives are
+/// gone on with.
 ///
 /// Runs until it is told to end. The first SIGTERM or SIGINT lets what has begun come to a safe point,
 /// the second ends it at once; the jobs are not touched by either. SIGHUP reads the configuration
@@ -138,9 +142,11 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     }
     let mut signals = Signals::catch(&[Signal::TERM, Signal::INT, Signal::HUP])?;
     let shutdown = CancellationToken::new();
-    let mut watcher = Watcher::new(slots.app().daemon()?, shutdown.clone());
+    let daemon = slots.app().daemon()?;
+    let mut watcher = Watcher::new(daemon.clone(), shutdown.clone());
+    let standby = Standby::new(daemon, shutdown.clone());
     let count = slots.count();
-    apply(&mut watcher, slots)?;
+    apply(&mut watcher, &standby, slots)?;
     tracing::info!(
         slots = count,
         directories = watcher.directories(),
@@ -154,13 +160,16 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::HUP => {
-                    reload(&args, context, &mut watcher);
+                    reload(&args, context, &mut watcher, &standby);
                     settles_at = Some(Instant::now() + SETTLED);
                 }
                 other => break other,
             },
             _ = health.tick() => {
-                let broken = watcher.broken();
+                let mut broken = watcher.broken();
+                if standby.is_broken() {
+                    broken.push("rollouts".to_owned());
+                }
                 if !broken.is_empty() {
                     tell(&[NotifyState::Stopping]);
                     let message = format!("the watch of {} failed", broken.join(", "));
@@ -181,8 +190,8 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     shutdown.cancel();
     let second = async { while signals.next().await == Signal::HUP {} };
     tokio::select! {
-        clean = watcher.join(DRAIN) => {
-            if !clean {
+        (slots, rollouts) = async { tokio::join!(watcher.join(DRAIN), standby.join(DRAIN)) } => {
+            if !slots || !rollouts {
                 let message = "not everything came to a safe point in time; a later watch takes \
                                up what was begun";
                 return Err(Failure::new(Exit::DeadlinePassed, message));
@@ -193,20 +202,23 @@ pub async fn run(args: WatchArgs, context: &mut Context) -> Result<Status> {
     Ok(Exit::Ok.into())
 }
 
-fn apply(watcher: &mut Watcher, slots: ConfiguredSlots) -> Result<Changes> {
+fn apply(watcher: &mut Watcher, standby: &Standby, slots: ConfiguredSlots) -> Result<Changes> {
     let policy = slots.app().poll_policy();
-    let source: Arc<dyn SlotSource> = Arc::new(slots);
-    Ok(watcher.apply(&source, policy)?)
+    let slots = Arc::new(slots);
+    let source: Arc<dyn SlotSource> = Arc::<ConfiguredSlots>::clone(&slots);
+    let changes = watcher.apply(&source, policy)?;
+    standby.apply(slots);
+    Ok(changes)
 }
 
 /// Reads the configuration again; a wrong one changes nothing.
-fn reload(args: &WatchArgs, context: &mut Context, watcher: &mut Watcher) {
+fn reload(args: &WatchArgs, context: &mut Context, watcher: &mut Watcher, standby: &Standby) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         tell(&[NotifyState::Reloading, now]);
     }
     let applied = context
         .open()
-        .and_then(|app| apply(watcher, plan(app, &args.job)?));
+        .and_then(|app| apply(watcher, standby, plan(app, &args.job)?));
     match applied {
         Ok(changes) => tracing::info!(?changes, "the configuration was read again"),
         Err(failure) => {

@@ -1,4 +1,5 @@
-//! The checks of a new job: batches that it must have committed, and a program of the operator.
+//! The checks of a new job: batches that it must have committed, measures of how it does, and a program of
+//! the operator.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +9,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::measure::Measure;
 use crate::rollout::observation::Gate;
 
 /// What is checked.
@@ -23,6 +25,10 @@ pub struct GateOptions {
     pub passes: u32,
     /// How many batches of its own the job must have committed; 0 for one that is held.
     pub commits: u32,
+    /// By how many offsets a job that runs beside the old one may be behind.
+    pub max_lag: Option<u32>,
+    /// How many times as long as the old job's its batches may take.
+    pub max_slowdown: Option<f64>,
 }
 
 /// A check that goes on by itself.
@@ -40,17 +46,18 @@ impl GateTask {
     pub(super) fn look(
         &mut self,
         options: &GateOptions,
+        measure: Option<Measure>,
         env: Vec<(String, String)>,
         changed: &Arc<Notify>,
     ) -> Gate {
-        let Some(argv) = options.argv.clone() else {
+        if options.argv.is_none() && measure.is_none() {
             return Gate::Passed;
-        };
+        }
         let result = Arc::clone(&self.result);
         self.task.get_or_insert_with(|| {
             let (options, changed) = (options.clone(), Arc::clone(changed));
             tokio::spawn(async move {
-                let end = check(&argv, &options, &env).await;
+                let end = check(measure.as_ref(), &options, &env).await;
                 *result.lock().unwrap_or_else(PoisonError::into_inner) = end;
                 changed.notify_one();
             })
@@ -67,13 +74,29 @@ impl GateTask {
     }
 }
 
-async fn check(argv: &[String], options: &GateOptions, env: &[(String, String)]) -> Gate {
+async fn check(measure: Option<&Measure>, options: &GateOptions, env: &[(String, String)]) -> Gate {
     let mut passed = 0;
+    let mut told = String::new();
     loop {
-        match try_once(argv, options.timeout, env).await {
-            Some(0) => passed += 1,
-            Some(NO) => return Gate::Failed,
-            _ => passed = 0,
+        let objection = match measure {
+            Some(measure) => measure.objection().await,
+            None => None,
+        };
+        if let Some(why) = objection {
+            passed = 0;
+            if why != told {
+                tracing::info!("not yet: {why}");
+                told = why;
+            }
+        } else {
+            match &options.argv {
+                None => passed += 1,
+                Some(argv) => match try_once(argv, options.timeout, env).await {
+                    Some(0) => passed += 1,
+                    Some(NO) => return Gate::Failed,
+                    _ => passed = 0,
+                },
+            }
         }
         if passed >= options.passes {
             return Gate::Passed;

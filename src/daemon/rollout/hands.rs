@@ -1,15 +1,18 @@
 //! The engine's eyes and hands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::copies::{Copies, Order, Pair, drop_copy};
 use super::follow::Followers;
 use super::gate::GateTask;
+use super::measure::{Measure, Query};
 use super::sides::{look_at_batches, look_at_slot, own_batches, receipt_of};
 use super::start::Start;
 use super::{RolloutPlan, RolloutSlot};
@@ -17,14 +20,16 @@ use crate::checkpoint::copy::Place;
 use crate::checkpoint::progress::Progress;
 use crate::control::{Prepared, Saved, prepare_new, publish_new};
 use crate::daemon::Daemon;
-use crate::daemon::ask::request_by_marker;
-use crate::marker::poll::error_chain;
-use crate::model::{AttemptId, Slot};
+use crate::daemon::ask::{request_by_marker, single_poll};
+use crate::marker::Trigger;
+use crate::marker::poll::{Sighting, error_chain};
+use crate::model::{AttemptId, BatchId, Slot};
 use crate::rollout::engine::{ActError, Desk, Hands};
 use crate::rollout::go::{Go, go_path, is_given, remove_go};
 use crate::rollout::observation::{Copying, Gate, Known, Life, Seen, Side, Task};
 use crate::rollout::record::{Base, Record};
 use crate::rollout::state::{Act, State, Strategy, Transfer};
+use crate::stop::record::load_armed;
 use crate::stop::{Freshness, Observation};
 
 /// Eyes and hands of one rollout in this process.
@@ -46,6 +51,8 @@ pub struct RolloutHands {
     /// The `go`, written beside its place.
     go: Option<Prepared<Go>>,
     cancels: u32,
+    /// How often in a row each marker was missed, and when last.
+    missed: BTreeMap<Slot, (u32, Instant)>,
 }
 
 fn failed(error: &dyn std::error::Error) -> ActError {
@@ -75,6 +82,7 @@ impl RolloutHands {
             batches: Vec::new(),
             go: None,
             cancels: 0,
+            missed: BTreeMap::new(),
             changed,
             plan,
             daemon,
@@ -217,7 +225,30 @@ impl RolloutHands {
             }
         }
         let env = gate_env(record);
-        self.gate.look(&self.plan.gate, env, &self.changed)
+        let measure = self.measure(record);
+        self.gate.look(&self.plan.gate, measure, env, &self.changed)
+    }
+
+    /// What is measured of a job that runs beside the old one.
+    fn measure(&self, record: &Record) -> Option<Measure> {
+        let (max_lag, max_slowdown) = (self.plan.gate.max_lag, self.plan.gate.max_slowdown);
+        if record.state != State::Shadow || (max_lag.is_none() && max_slowdown.is_none()) {
+            return None;
+        }
+        let base = self.base.clone().unwrap_or_default();
+        let first_own = |base: &Base| base.committed.map_or(0, |batch| batch.0 + 1);
+        let queries = self.pairs(record).into_iter().zip(&base);
+        Some(Measure {
+            queries: queries
+                .map(|(pair, base)| Query {
+                    old: pair.source,
+                    new: pair.destination,
+                    first_own: BatchId(first_own(base)),
+                })
+                .collect(),
+            max_lag,
+            max_slowdown,
+        })
     }
 
     fn look_at_post_gate(&mut self, record: &Record, committed: Known) -> Gate {
@@ -227,7 +258,7 @@ impl RolloutHands {
         }
         let env = gate_env(record);
         self.post_gate
-            .look(&self.plan.post_gate, env, &self.changed)
+            .look(&self.plan.post_gate, None, env, &self.changed)
     }
 
     async fn look_at_peer(&self, record: &Record) -> Life {
@@ -246,6 +277,62 @@ impl RolloutHands {
             },
             Ok(None) => Life::NotThere,
             Err(_) => Life::Unknown,
+        }
+    }
+
+    /// Whether the marker of a slot is there; missed as often as a watcher has to miss it.
+    async fn look_at_marker(&mut self, slot: Slot) -> Known {
+        let Some(of) = self.plan.slots.get(&slot) else {
+            return Known::Unknown;
+        };
+        let spec = &of.planned.spec;
+        let mut poll = single_poll(
+            &self.daemon,
+            &spec.marker_storage,
+            &spec.marker.path,
+            &spec.sentinel_dir,
+        );
+        let sighting = poll.poll().await.sighting(0, Trigger::Disappears, None);
+        let policy = &spec.marker_policy;
+        match sighting {
+            Sighting::Present(_) => {
+                self.missed.remove(&slot);
+                Known::Yes
+            }
+            Sighting::Unknown(_) => Known::Unknown,
+            Sighting::Absent => {
+                let (times, at) = self.missed.entry(slot).or_insert((0, Instant::now()));
+                if *times == 0 || at.elapsed() >= policy.confirm_spacing {
+                    *times += 1;
+                    *at = Instant::now();
+                }
+                if *times >= policy.confirm {
+                    Known::No
+                } else {
+                    Known::Unknown
+                }
+            }
+        }
+    }
+
+    /// Whether x's marker is there; one that was never seen is not missed.
+    async fn look_at_old_marker(&mut self, old: Slot, record: &Record) -> Known {
+        let found = self.look_at_marker(old).await;
+        let Some(attempt) = &record.old_attempt else {
+            return Known::Yes;
+        };
+        if found != Known::No {
+            return found;
+        }
+        let Some(of) = self.plan.slots.get(&old) else {
+            return Known::Unknown;
+        };
+        let marker = &of.planned.spec.marker;
+        let armed = load_armed(&self.plan.control, &self.plan.job, old, attempt, marker).await;
+        match armed {
+            Ok(Some(_)) => Known::No,
+            Ok(None) => Known::Yes,
+            Err(_) => Known::Unknown,
         }
     }
 
@@ -407,6 +494,14 @@ impl Hands for RolloutHands {
             let recorded = record.old_again.as_ref();
             let old = record.old_attempt.as_ref();
             seen.again = look_at_slot(record, control, of, recorded, old).await;
+        }
+        if record.state.is_before_stop() {
+            if let Some(old) = record.old {
+                seen.old.marker = self.look_at_old_marker(old, record).await;
+            }
+            if record.done.contains(&Act::PrepareNew) && !record.is_same_slot() {
+                seen.new.marker = self.look_at_marker(record.new).await;
+            }
         }
         seen.peer = self.look_at_peer(record).await;
         (seen.own_plan, seen.own_commit) = self.look_at_new_batches(record).await;

@@ -2,14 +2,18 @@
 //!
 //! What is decided stands in [`crate::rollout`]; here is what touches the world. [`sides`] looks at the
 //! slots, [`follow`] drives their stops, [`copies`] keeps the copies, [`start`] runs start commands,
-//! [`gate`] the checks, [`hands`] brings them together for the engine.
+//! [`gate`] the checks, [`hands`] brings them together for the engine. [`standby`] begins and goes on with
+//! rollouts in a watch.
 
 mod copies;
 mod follow;
 mod gate;
 mod hands;
 mod hooks;
+mod keep;
+mod measure;
 mod sides;
+mod standby;
 mod start;
 
 use std::collections::BTreeMap;
@@ -41,6 +45,8 @@ use crate::storage::StorageError;
 pub use gate::GateOptions;
 pub use hands::RolloutHands;
 pub use hooks::RolloutHookPrograms;
+pub use keep::KeptReplaced;
+pub use standby::{RolloutSource, Standby};
 
 /// What a start command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +91,8 @@ pub struct RolloutPlan {
     pub gate: GateOptions,
     /// The checks at the end.
     pub post_gate: GateOptions,
+    /// How long what was moved aside is kept; `None`: until somebody removes it.
+    pub keep: Option<Duration>,
     /// Pause between two passes of a copy.
     pub sync_interval: Duration,
     /// How polls are timed.
@@ -141,6 +149,12 @@ pub enum RolloutError {
     #[error("{why}")]
     Impossible {
         /// Why, and what to do.
+        why: String,
+    },
+    /// It cannot be told yet whether one can begin.
+    #[error("{why}")]
+    Unsure {
+        /// Why.
         why: String,
     },
     /// Another process has taken over.
@@ -209,7 +223,7 @@ impl RolloutPlan {
                 Ok(Some(attempt)) => running.push((*slot, attempt)),
                 Ok(None) => {}
                 Err(why) => {
-                    return Err(RolloutError::Impossible {
+                    return Err(RolloutError::Unsure {
                         why: format!("it cannot be told whether {}.{slot} runs: {why}", self.job),
                     });
                 }
@@ -276,6 +290,7 @@ impl RolloutPlan {
             new_attempt: None,
             start_process: None,
             restart_process: None,
+            restarting_since: None,
             old_again: None,
             new_generation: None,
             version: wanted.version.clone(),

@@ -191,6 +191,10 @@ fn spawn_options(
         variable("STEPDOWN_CHECKPOINTS", uris.join("\n")),
         variable("STEPDOWN_CONTROL", control),
         variable("STEPDOWN_VERSION", version.clone().unwrap_or_default()),
+        // A service manager's words to stepdown are none to the job.
+        (OsString::from("NOTIFY_SOCKET"), None),
+        (OsString::from("WATCHDOG_USEC"), None),
+        (OsString::from("WATCHDOG_PID"), None),
         // Empty for a job that is to start its queries at once.
         variable("STEPDOWN_GO", if is_held { go } else { String::new() }),
     ];

@@ -200,6 +200,11 @@ fn cutover_ends(case: Case<'_>, late: bool) -> Option<Decision> {
 
 /// What comes after an end of y in cutover.
 fn ended_unplanned(case: Case<'_>) -> Decision {
+    let is_confirmed = case.seen.new.stop.is_confirmed();
+    if case.record.new_attempt.is_some() && !is_confirmed {
+        // Whether an operator asked it, the receipt says; the deadline ends the wait.
+        return wait("the new job ended; its receipt is awaited");
+    }
     match case.seen.own_plan {
         Known::No if case.record.old.is_some() => {
             enter(State::RecoverOld, "the new job ended and planned nothing")

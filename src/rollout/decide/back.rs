@@ -115,7 +115,8 @@ pub(super) fn recover_old(case: Case<'_>) -> Decision {
         policy,
         ..
     } = case;
-    let late = case.is_late(policy.deadlines.abort.max(policy.deadlines.start));
+    let limit = policy.deadlines.abort.max(policy.deadlines.start);
+    let late = case.is_late(limit);
     if !case.has_begun(Act::RestartOld) {
         if seen.own_plan == Known::Yes {
             return enter(
@@ -156,6 +157,9 @@ pub(super) fn recover_old(case: Case<'_>) -> Decision {
         }
         return act(Act::RestartOld, "the old job is started again");
     }
+    // To be sure of y's end may have taken all of the time: x's start has its own.
+    let from = record.restarting_since.max(Some(record.since));
+    let late = from.is_some_and(|from| case.is_past(from, limit));
     if seen.again.stop.is_asked() {
         return match seen.again.life {
             Life::Over | Life::NotThere => Decision::new(

@@ -16,6 +16,12 @@ fn taken_back(case: Case<'_>) -> Option<Decision> {
     if case.operator_stops_new() {
         return Some(enter(State::Aborting, "an operator stops the new job"));
     }
+    if case.new_marker_is_gone() {
+        return Some(enter(
+            State::Aborting,
+            "an operator removed the new job's marker",
+        ));
+    }
     if case.record.abort_asked {
         return Some(enter(State::Aborting, "an operator asked to abort"));
     }
@@ -65,6 +71,13 @@ pub(super) fn preparing(case: Case<'_>) -> Decision {
     match record.strategy {
         Strategy::Rolling if seen.peer != Life::Running => {
             wait("the other slot must run before this one is exchanged")
+        }
+        Strategy::StopStart | Strategy::Rolling
+            if case.old_end_is_unclear() && !record.promoted =>
+        {
+            wait(
+                "the old job's marker is not seen, or it has ended: its receipt says whether an operator asked it",
+            )
         }
         Strategy::StopStart | Strategy::Rolling if case.old_is_gone() => {
             enter(State::Stopped, "the old job does not run")
@@ -236,10 +249,13 @@ pub(super) fn held(case: Case<'_>) -> Decision {
     if record.on_hold {
         return wait("an operator put it on hold; `promote` goes on");
     }
-    if seen.gate == Gate::Passed && policy.auto_promote {
+    let is_unclear = case.old_end_is_unclear();
+    if seen.gate == Gate::Passed && policy.auto_promote && !is_unclear {
         return enter(State::Stopping, "the new job passed its checks");
     }
-    let why = if seen.gate == Gate::Passed {
+    let why = if is_unclear {
+        "the old job's marker is not seen, or it has ended: its receipt says whether an operator asked it"
+    } else if seen.gate == Gate::Passed {
         "the checks passed; it waits for `promote`"
     } else {
         "the new job is checked"

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::observation::Seen;
+use super::observation::{Known, Life, Seen, StopSeen};
 use super::record::Record;
 use super::state::{Act, Outcome, State};
 use crate::model::AttemptId;
@@ -170,7 +170,12 @@ impl Case<'_> {
 
     /// Whether the state lasts longer than `limit`. A clock that ran backwards makes nothing late.
     fn is_late(&self, limit: Duration) -> bool {
-        let lasted = self.now.duration_since(self.record.since);
+        self.is_past(self.record.since, limit)
+    }
+
+    /// Whether more than `limit` has passed since `from`.
+    fn is_past(&self, from: Timestamp, limit: Duration) -> bool {
+        let lasted = self.now.duration_since(from);
         SignedDuration::try_from(limit).is_ok_and(|limit| lasted > limit)
     }
 
@@ -184,6 +189,22 @@ impl Case<'_> {
         self.seen.new.stop.is_asked() && !self.has_begun(Act::AskNew)
     }
 
+    /// Whether x may be about to be stopped by an operator, or has ended: which of the two it is, its
+    /// receipt says.
+    fn old_end_is_unclear(&self) -> bool {
+        let side = &self.seen.old;
+        self.record.old_attempt.is_some()
+            && side.stop == StopSeen::None
+            && (side.marker != Known::Yes || side.life == Life::Over)
+    }
+
+    /// Whether an operator has removed the marker that was made for y.
+    fn new_marker_is_gone(&self) -> bool {
+        self.seen.new.marker == Known::No
+            && self.has_done(Act::PrepareNew)
+            && !self.record.is_same_slot()
+    }
+
     /// Whether nothing runs in x, for sure, and nobody writes to its checkpoint any more.
     fn old_is_gone(&self) -> bool {
         self.record.old.is_none() || (self.seen.old.life.is_gone() && self.seen.old.found.is_none())
@@ -192,8 +213,7 @@ impl Case<'_> {
     /// Whether x is known to run, or another attempt in its place.
     fn old_runs(&self) -> bool {
         self.record.old.is_some()
-            && (self.seen.old.life == super::observation::Life::Running
-                || self.seen.old.found.is_some())
+            && (self.seen.old.life == Life::Running || self.seen.old.found.is_some())
     }
 }
 
@@ -201,7 +221,8 @@ impl Case<'_> {
 pub fn deadline_of(state: State, deadlines: &Deadlines) -> Option<Duration> {
     Some(match state {
         State::Preparing => deadlines.prepare,
-        State::Starting | State::RecoverOld => deadlines.start,
+        State::Starting => deadlines.start,
+        State::RecoverOld => deadlines.abort.max(deadlines.start),
         State::Held | State::Shadow => deadlines.gate,
         State::Stopping => deadlines.drain,
         State::Stopped => deadlines.copy,

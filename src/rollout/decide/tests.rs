@@ -59,6 +59,7 @@ pub(super) fn record(
         new_attempt: None,
         start_process: None,
         restart_process: None,
+        restarting_since: None,
         old_again: None,
         new_generation: None,
         version: None,
@@ -125,6 +126,8 @@ struct World {
     post_gate: Gate,
     asked: Asked,
     operator_stopped: bool,
+    /// An operator removed x's marker before x was asked.
+    stopped_before_ask: bool,
     x_died: bool,
     now: i64,
     random: fastrand::Rng,
@@ -185,6 +188,7 @@ impl World {
             post_gate: Gate::Pending,
             asked: Asked::default(),
             operator_stopped: false,
+            stopped_before_ask: false,
             x_died: false,
             now: 1_000,
             random,
@@ -236,6 +240,7 @@ impl World {
             stop: Self::stop_seen(job),
             found: (job.runs && !is_recorded).then_some(current),
             is_foreign: false,
+            marker: if job.marker { Known::Yes } else { Known::No },
             phase: if !job.runs {
                 Phase::Silent
             } else if job.held && !job.go {
@@ -307,7 +312,9 @@ impl World {
                     "starts the new job beside the old one",
                 );
                 // In its own place a slot has one marker, which went with the old job.
-                self.y.marker = true;
+                if self.saved.is_same_slot() || self.saved.transfer == Transfer::InPlace {
+                    self.y.marker = true;
+                }
                 self.y.starting = true;
                 self.y.held = self.saved.holds();
                 self.y.go = !self.saved.holds();
@@ -432,7 +439,7 @@ impl World {
                 self.post_gate = Gate::Pending;
             }
             Next::Do(what) => {
-                record.begin(what);
+                record.begin(what, now);
                 self.saved = record.clone();
                 if crash_at == 1 {
                     return;
@@ -464,6 +471,10 @@ impl World {
                     "says rolled out before a commit of its own",
                 );
                 self.check(!self.x.runs, "says rolled out while the old job runs");
+                self.check(
+                    !self.stopped_before_ask || record.promoted,
+                    "says rolled out against an operator's stop",
+                );
             }
             Outcome::Aborted => {
                 self.check(
@@ -498,10 +509,16 @@ impl World {
 
     /// A job whose marker is gone is asked, drains and ends.
     fn serve_stop(job: &mut Job, fast: bool, random: &mut fastrand::Rng) {
-        if !job.runs || job.marker || job.attempts == 0 {
+        if job.marker || job.attempts == 0 {
+            return;
+        }
+        if !job.runs {
+            // It saw that by itself, before anybody else did.
+            job.stop = job.stop.or(Some(Stop::Stopped));
             return;
         }
         match job.stop {
+            None if !fast && random.u8(..3) == 0 => job.runs = false,
             None => job.stop = Some(Stop::Latched),
             Some(Stop::Latched) if fast || random.u8(..3) == 0 => {
                 job.runs = false;
@@ -558,6 +575,8 @@ impl World {
                 self.x_died = true;
                 self.x.stop = Some(match self.x.stop {
                     Some(Stop::Latched) => Stop::Stopped,
+                    // An absence that was missed too late is one all the same.
+                    None if !self.x.marker => Stop::Stopped,
                     _ => Stop::Died,
                 });
             }
@@ -583,8 +602,9 @@ impl World {
                 self.say("an operator removes x's marker");
                 self.x.marker = false;
                 self.operator_stopped = true;
+                self.stopped_before_ask |= self.saved.state.is_before_stop();
             }
-            4 if self.y.marker && self.y.runs => {
+            4 if self.y.marker => {
                 self.say("an operator removes y's marker");
                 self.y.marker = false;
                 self.operator_stopped = true;
@@ -708,6 +728,52 @@ impl Count {
         }
         table
     }
+}
+
+/// To be sure that nothing of y is left may take all the time there is: x's start has its own.
+#[test]
+fn an_old_job_that_is_started_late_is_waited_for() {
+    let at = |second: i64| Timestamp::from_second(1_000 + second).unwrap();
+    let mut record = record(
+        Strategy::StopStart,
+        Transfer::Copy,
+        Some(Slot::Blue),
+        Slot::Green,
+    );
+    record.begun = BTreeSet::from([Act::PrepareNew, Act::AskOld, Act::StartNew]);
+    record.enter(State::RecoverOld, at(0), "");
+    let gone = Side {
+        life: Life::NotThere,
+        ..Side::default()
+    };
+    let mut seen = Seen {
+        old: Side {
+            life: Life::Over,
+            stop: StopSeen::Stopped,
+            ..Side::default()
+        },
+        new: gone.clone(),
+        again: gone,
+        // Another host ran y's start command.
+        start: Task::Unknown,
+        own_plan: Known::No,
+        ..Seen::default()
+    };
+    let next = |record: &Record, seen: &Seen, second: i64| {
+        decide(record, seen, &policy(), at(second)).next
+    };
+    assert_eq!(next(&record, &seen, 99), Next::Wait);
+    assert_eq!(next(&record, &seen, 101), Next::Do(Act::DropNew));
+    record.done.insert(Act::DropNew);
+    assert_eq!(next(&record, &seen, 101), Next::Do(Act::RestartOld));
+    record.begin(Act::RestartOld, at(101));
+    seen.restart = Task::Busy;
+    assert_eq!(next(&record, &seen, 102), Next::Wait);
+    assert_eq!(next(&record, &seen, 200), Next::Wait);
+    assert_eq!(next(&record, &seen, 202), Next::Enter(State::NeedsHuman));
+    // Asked to go back once more, there is time once more.
+    record.enter(State::RecoverOld, at(300), "");
+    assert_eq!(next(&record, &seen, 301), Next::Wait);
 }
 
 #[test]

@@ -279,7 +279,7 @@ fn parse_at(text: &str) -> std::result::Result<At, String> {
 }
 
 /// A duration, or a number of days.
-fn parse_age(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn parse_age(text: &str) -> std::result::Result<Duration, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
     match days.and_then(|days: u64| days.checked_mul(24 * 60 * 60)) {
         Some(seconds) => Ok(Duration::from_secs(seconds)),

@@ -11,11 +11,13 @@ use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::output::{Format, Look, Report, Tone, table};
 use crate::config::duration;
+use crate::control::DocumentError;
 use crate::daemon::rollout::RolloutPlan;
 use crate::model::{BatchId, Slot};
 use crate::rollout::decide::deadline_of;
 use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
 use crate::rollout::record::Record;
+use crate::rollout::request::{Refusal, Request, list_requests, load_refusals};
 use crate::rollout::state::State;
 use crate::stop::proof::{CheckpointProof, prove_once};
 
@@ -38,6 +40,29 @@ struct StatusReport {
     gap_seconds: Option<f64>,
     /// Seconds until the state is late.
     deadline_seconds: Option<i64>,
+    /// The files of requests that nobody has taken yet.
+    requested: Vec<String>,
+    /// Requests that were refused since it began.
+    refused: Vec<Refusal>,
+}
+
+/// What the control directory says of a job's rollouts.
+struct Told {
+    newest: Option<Record>,
+    requested: Vec<String>,
+    refused: Vec<Refusal>,
+}
+
+async fn load(plan: &RolloutPlan) -> std::result::Result<Told, DocumentError> {
+    let newest = load_newest(&plan.control, &plan.job).await?;
+    let requests = list_requests(&plan.control, &plan.job).await?;
+    let since = newest.as_ref().map(|record| record.begun_at);
+    let name = |request: &Request| request.path.name().to_owned();
+    Ok(Told {
+        requested: requests.iter().map(name).collect(),
+        refused: load_refusals(&plan.control, &plan.job, since).await?,
+        newest,
+    })
 }
 
 async fn side(plan: &RolloutPlan, slot: Option<Slot>) -> Option<SideReport> {
@@ -71,6 +96,14 @@ fn batches(side: Option<&SideReport>) -> String {
             }
         },
     )
+}
+
+fn request_text(name: &str) -> String {
+    format!("requested: {name}: nobody has taken it yet")
+}
+
+fn refusal_text(refusal: &Refusal) -> String {
+    format!("refused: {}: {}", refusal.request, refusal.why)
 }
 
 impl Report for StatusReport {
@@ -139,6 +172,8 @@ impl Report for StatusReport {
         if !flags.is_empty() {
             lines.push(format!("asked: {}", flags.join(", ")));
         }
+        lines.extend(self.requested.iter().map(|name| request_text(name)));
+        lines.extend(self.refused.iter().map(refusal_text));
         lines.join("\n  ")
     }
 }
@@ -198,6 +233,8 @@ async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
         lag_batches,
         gap_seconds,
         deadline_seconds,
+        requested: Vec::new(),
+        refused: Vec::new(),
     }
 }
 
@@ -209,13 +246,23 @@ pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) 
         && context.out.look().colors
         && context.out.format() == Format::Text;
     loop {
-        match load_newest(&plan.control, &plan.job).await {
-            Ok(Some(record)) => {
-                let report = look(&plan, record).await;
+        match load(&plan).await {
+            Ok(Told {
+                newest: Some(record),
+                requested,
+                refused,
+            }) => {
+                let mut report = look(&plan, record).await;
+                report.requested = requested;
+                report.refused = refused;
                 let ended = report.record.state == State::Ended;
                 // A clock that ran is no news by itself on a pipe.
                 let is_new = told.as_ref().is_none_or(|told| {
-                    told.record != report.record || told.old != report.old || told.new != report.new
+                    told.record != report.record
+                        || told.old != report.old
+                        || told.new != report.new
+                        || told.requested != report.requested
+                        || told.refused != report.refused
                 });
                 if is_new || redraws {
                     // What has not come further is written over.
@@ -233,11 +280,16 @@ pub(super) async fn status(args: &StatusArgs, app: &App, context: &mut Context) 
                     return Ok(Exit::Ok.into());
                 }
             }
-            Ok(None) if !args.follow => {
-                let message = format!("{} was never rolled out", args.job);
+            Ok(found) if !args.follow => {
+                let mut message = format!("{} was never rolled out", args.job);
+                let requested = found.requested.iter().map(|name| request_text(name));
+                for line in requested.chain(found.refused.iter().map(refusal_text)) {
+                    message.push_str("\n  ");
+                    message.push_str(&line);
+                }
                 return Err(Failure::new(Exit::NotFound, message));
             }
-            Ok(None) => {}
+            Ok(_) => {}
             Err(error) if !args.follow => return Err(error.into()),
             Err(error) => tracing::warn!("{error}"),
         }

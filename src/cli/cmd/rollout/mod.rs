@@ -1,6 +1,7 @@
 //! `stepdown rollout`: a new version takes over.
 
 mod looking;
+mod retaining;
 mod starting;
 mod steering;
 mod text;
@@ -11,6 +12,7 @@ use clap::{Args, Subcommand};
 
 use crate::app::App;
 use crate::cli::Context;
+use crate::cli::cmd::checkpoint::parse_age;
 use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::{Failure, Result};
 use crate::cli::target::find_job;
@@ -38,6 +40,7 @@ enum RolloutCommand {
     Abort(SteerArgs),
     Rollback(RollbackArgs),
     History(HistoryArgs),
+    Retain(RetainArgs),
 }
 
 /// Begin a rollout, or go on with the one that was begun
@@ -151,6 +154,29 @@ struct HistoryArgs {
     last: usize,
 }
 
+/// Remove what copies of rollouts have moved aside, once it was kept long enough
+///
+/// A copy for the other slot moves aside what stands at its place: the checkpoint of an earlier rollout.
+/// The newest of each place stays, and so does the newest that was a verified copy. `watch` does the same
+/// by itself where `keep` is configured.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  stepdown rollout retain clicks --dry-run
+  stepdown rollout retain clicks --keep-for 2d")]
+struct RetainArgs {
+    /// The job
+    job: JobName,
+
+    /// Keep those that are younger, in place of the configured time: days (14d), or a shorter time (36h)
+    #[arg(long, value_name = "DURATION", value_parser = parse_age)]
+    keep_for: Option<Duration>,
+
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// The job's plan; its rollout must be configured.
 fn plan(app: &App, name: &JobName) -> Result<(Job, RolloutPlan)> {
     let job = find_job(app.config(), name)?.clone();
@@ -182,5 +208,6 @@ pub async fn run(args: RolloutArgs, context: &mut Context) -> Result<Status> {
         }
         RolloutCommand::Rollback(args) => steering::rollback(&args, &app, context).await,
         RolloutCommand::History(args) => looking::history(&args, &app, context).await,
+        RolloutCommand::Retain(args) => retaining::retain(&args, &app, context).await,
     }
 }

@@ -1,0 +1,209 @@
+//! What operators do to a rollout in each of its states: abort it, remove a marker, touch one.
+//!
+//! stepdown is killed when it has entered the state, the operator acts, and the rollout is gone on with:
+//! so each state is met for sure, however short it is.
+
+use std::fs;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use super::rollouts::{Stage, set, text};
+
+/// How many cases run at once; most of the time they wait.
+const AT_ONCE: usize = 4;
+
+/// A way through the states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// A hand-over that goes well.
+    HandOver,
+    /// A hand-over whose checks fail: it is taken back.
+    Back,
+    /// A stop-start whose new job does not start: the old one is started again.
+    Recovery,
+}
+
+impl Path {
+    fn stage(self) -> Stage {
+        let mut stage = match self {
+            Path::HandOver | Path::Back => Stage::new("hand-over"),
+            Path::Recovery => Stage::new("stop-start"),
+        };
+        let begun = stage.roll_out(&["--version", "1"]);
+        assert!(begun.status.success(), "{}", text(&begun));
+        match self {
+            Path::HandOver => {}
+            Path::Back => "gate = [\"sh\", \"-c\", \"exit 3\"]".clone_into(&mut stage.extra),
+            Path::Recovery => {
+                let words = ["--fail", "start", "--only", "green"].map(str::to_owned);
+                stage.job_words.extend(words);
+            }
+        }
+        stage.configure();
+        stage
+    }
+}
+
+/// What the operator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Abort,
+    Remove(&'static str),
+    Touch(&'static str),
+}
+
+impl Deed {
+    fn act(self, stage: &Stage) {
+        match self {
+            Deed::Abort => fs::write(stage.path("c/requests/clicks.abort"), "").unwrap(),
+            Deed::Remove(slot) => fs::remove_file(stage.marker(slot)).unwrap(),
+            Deed::Touch(slot) => fs::write(stage.marker(slot), "").unwrap(),
+        }
+    }
+}
+
+const X: &str = "blue";
+const Y: &str = "green";
+
+/// Path, place, deed; the outcome, and the slot that runs then.
+type Case = (
+    Path,
+    &'static str,
+    Deed,
+    &'static str,
+    &'static [&'static str],
+);
+
+const CASES: &[Case] = {
+    use Deed::{Abort, Remove, Touch};
+    use Path::{Back, HandOver, Recovery};
+    const TO_Y: (&str, &[&str]) = ("rolled-out", &[Y]);
+    const TO_X: (&str, &[&str]) = ("recovered", &[X]);
+    const AS_BEFORE: (&str, &[&str]) = ("aborted", &[X]);
+    const STOPPED: (&str, &[&str]) = ("stopped-by-operator", &[]);
+    const PREPARING: &str = "rollout-prepare-new-done";
+    const STARTING: &str = "rollout-entered-starting";
+    const HELD: &str = "rollout-entered-held";
+    const STOPPING: &str = "rollout-entered-stopping";
+    const ASKED: &str = "rollout-ask-old-done";
+    const AT_REST: &str = "rollout-entered-stopped";
+    const CUTOVER: &str = "rollout-entered-cutover";
+    const PROVING: &str = "rollout-entered-proving";
+    const ABORTING: &str = "rollout-entered-aborting";
+    const RECOVERY: &str = "rollout-entered-recover-old";
+    &[
+        (HandOver, PREPARING, Abort, AS_BEFORE.0, AS_BEFORE.1),
+        (HandOver, STARTING, Abort, AS_BEFORE.0, AS_BEFORE.1),
+        (HandOver, HELD, Abort, AS_BEFORE.0, AS_BEFORE.1),
+        // x's stop cannot be undone; it is started again.
+        (HandOver, STOPPING, Abort, TO_X.0, TO_X.1),
+        (HandOver, ASKED, Abort, TO_X.0, TO_X.1),
+        (HandOver, AT_REST, Abort, TO_X.0, TO_X.1),
+        (HandOver, CUTOVER, Abort, TO_X.0, TO_X.1),
+        // Too late, or under way already: refused.
+        (HandOver, PROVING, Abort, TO_Y.0, TO_Y.1),
+        (Back, ABORTING, Abort, AS_BEFORE.0, AS_BEFORE.1),
+        (Recovery, RECOVERY, Abort, TO_X.0, TO_X.1),
+        (HandOver, PREPARING, Remove(X), STOPPED.0, STOPPED.1),
+        (HandOver, STARTING, Remove(X), STOPPED.0, STOPPED.1),
+        (HandOver, HELD, Remove(X), STOPPED.0, STOPPED.1),
+        (Back, ABORTING, Remove(X), STOPPED.0, STOPPED.1),
+        // It is what the rollout wants, too.
+        (HandOver, STOPPING, Remove(X), TO_Y.0, TO_Y.1),
+        (HandOver, STARTING, Remove(Y), AS_BEFORE.0, AS_BEFORE.1),
+        (HandOver, HELD, Remove(Y), AS_BEFORE.0, AS_BEFORE.1),
+        (Back, ABORTING, Remove(Y), AS_BEFORE.0, AS_BEFORE.1),
+        // y never got its go.
+        (HandOver, ASKED, Remove(Y), TO_X.0, TO_X.1),
+        (HandOver, AT_REST, Remove(Y), TO_X.0, TO_X.1),
+        (HandOver, CUTOVER, Remove(Y), STOPPED.0, STOPPED.1),
+        (HandOver, PROVING, Remove(Y), STOPPED.0, STOPPED.1),
+        // A marker says what should run, not what is to be started.
+        (HandOver, PREPARING, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, HELD, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, AT_REST, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, CUTOVER, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, PROVING, Touch(X), TO_Y.0, TO_Y.1),
+        (Recovery, RECOVERY, Touch(X), TO_X.0, TO_X.1),
+        (HandOver, PREPARING, Touch(Y), TO_Y.0, TO_Y.1),
+        (HandOver, HELD, Touch(Y), TO_Y.0, TO_Y.1),
+        (HandOver, AT_REST, Touch(Y), TO_Y.0, TO_Y.1),
+        (HandOver, PROVING, Touch(Y), TO_Y.0, TO_Y.1),
+        (Back, ABORTING, Touch(Y), AS_BEFORE.0, AS_BEFORE.1),
+        (Recovery, RECOVERY, Touch(Y), TO_X.0, TO_X.1),
+    ]
+};
+
+fn live_through(case: &Case) -> Result<(), String> {
+    let (path, place, deed, outcome, running) = *case;
+    let stage = path.stage();
+    let start = &["rollout", "start", "clicks", "--version", "2"][..];
+    let killed = stage
+        .command(start)
+        .env("STEPDOWN_CRASH_AT", place)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if killed.status.code().is_some() {
+        return Err(format!("it was not killed: {}", text(&killed)));
+    }
+    deed.act(&stage);
+    if let Deed::Remove(slot) = deed {
+        // It sees that by itself, as a job with the kit does, where it has seen its marker before.
+        let until = std::time::Instant::now() + Duration::from_secs(2);
+        while stage.running().contains(slot) && std::time::Instant::now() < until {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let resumed = stage.stepdown(start);
+    let record = stage.record();
+    if record["outcome"] != outcome {
+        return Err(format!(
+            "{} at {}, not {outcome}: {}",
+            record["outcome"],
+            record["state"],
+            text(&resumed)
+        ));
+    }
+    // What it ended may still be on its way out.
+    let expected = set(running);
+    let begun = std::time::Instant::now();
+    while stage.running() != expected {
+        if begun.elapsed() > Duration::from_secs(10) {
+            return Err(format!("{:?} run, not {running:?}", stage.running()));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    stage.find_fault(Stage::check_exactly_once)
+}
+
+#[test]
+fn operators_are_respected_in_every_state() {
+    let queue = Mutex::new(CASES.iter());
+    let wrong = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(case) = next else {
+                        return;
+                    };
+                    if let Err(why) = live_through(case) {
+                        let (path, place, deed, ..) = case;
+                        let line = format!("{path:?}, {deed:?} at {place}: {why}");
+                        wrong.lock().unwrap().push(line);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        CASES.len(),
+        wrong.join("\n")
+    );
+}
