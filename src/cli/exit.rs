@@ -159,9 +159,16 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
         return Some(Exit::LeaseHeld);
     }
     match cause.downcast_ref::<RolloutError>() {
-        Some(RolloutError::Held { .. } | RolloutError::Journal(JournalError::Overtaken { .. })) => {
-            return Some(Exit::LeaseHeld);
-        }
+        Some(
+            RolloutError::Held { .. }
+            | RolloutError::Journal(JournalError::Overtaken { .. })
+            // They stand in no chain of their own: both errors around them show through.
+            | RolloutError::Lease(LeaseError::Lost { .. })
+            | RolloutError::Engine(
+                EngineError::Lost(LeaseError::Lost { .. })
+                | EngineError::Journal(JournalError::Overtaken { .. }),
+            ),
+        ) => return Some(Exit::LeaseHeld),
         Some(RolloutError::Impossible { .. } | RolloutError::Unsure { .. }) => {
             return Some(Exit::Usage);
         }
