@@ -58,6 +58,7 @@ fn every_command_has_an_example_and_what_changes_something_a_dry_run() {
         "checkpoint retain",
         "rollout start",
         "rollout rollback",
+        "rollout retain",
     ];
     let mut seen = 0;
     for_every_command(&mut |name, command| {

@@ -29,11 +29,12 @@ const RESEND_AFTER: &str = "5s";
 /// A job that ends when it is asked, with a code that tells that it was.
 const DRAINS: &[&str] = &["drain=0.3", "code=5"];
 
-/// Places of which another test has it that they are crashed at: no job here is copied when it stops, or
-/// waits for a gap.
-const SHOWN_ELSEWHERE: [(&str, &str); 2] = [
+/// Places of which another test has it that they are crashed at: no job here is copied when it stops,
+/// waits for a gap, or has a rollout begun by a request.
+const SHOWN_ELSEWHERE: [(&str, &str); 3] = [
     ("copied", include_str!("copy_on_stop.rs")),
     ("waiting-saved", include_str!("boundary.rs")),
+    ("rollout-request-begun", include_str!("rollout_watch.rs")),
 ];
 
 /// All names that are given to `crash_point` in the source.
