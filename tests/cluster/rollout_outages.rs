@@ -26,10 +26,10 @@ use super::remote::{Remote, WATCH, fresh_path};
 use super::soak::{add_row, machine};
 use crate::common::{Hdfs, wait_until};
 
-/// A rollout to its end, after the outage.
-const ROLLOUT: Duration = Duration::from_mins(3);
-/// What is quick on a machine that is not overloaded.
-const SOON: Duration = Duration::from_mins(1);
+/// A rollout to its end, after the outage, on a machine that is overloaded.
+const ROLLOUT: Duration = Duration::from_mins(6);
+/// A start of a process, a commit, on such a machine.
+const SOON: Duration = Duration::from_mins(3);
 /// Where the job writes what it has done.
 const SINK: &str = "STEPDOWN_TEST_SINK";
 /// The slot in which the job does not start.
