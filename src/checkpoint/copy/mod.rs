@@ -34,6 +34,7 @@ use super::manifest::Manifest;
 use super::needs::needs;
 use super::plan::{Plan, Tally};
 use super::target::At;
+use super::verify;
 use crate::storage::{FileKind, FileStat, StoragePath};
 
 use pass::{Planned, pass, refuse_damage};
@@ -191,12 +192,14 @@ async fn copy_into(
 /// Whether a restart of the directory, which has the files of the plan, would find all it needs: the
 /// findings that say no.
 ///
-/// The names are those that were proved; what a restart reads of the files is read. Files that no
-/// restart needs are left out: of what is there a restart takes the same ones without them.
+/// The names are those that were proved; what a restart reads of the files is read, but for the content
+/// of state files, which was looked at while it was copied. Where damage is accepted that is read here.
+/// Files that no restart needs are left out: of what is there a restart takes the same ones without them.
 async fn find_damage(
     place: &Place,
     dir: &StoragePath,
     planned: &Planned,
+    accepted: Damage,
 ) -> Result<Vec<Finding>, CopyError> {
     let listing = &planned.contents.listing;
     let entry = |path: &str, kind, len_bytes| FileStat {
@@ -225,7 +228,10 @@ async fn find_damage(
     let Ok(target) = super::target::choose_target(&contents, At::Planned) else {
         return Ok(Vec::new());
     };
-    let findings = needs(&contents, &target).findings;
+    let findings = match accepted {
+        Damage::Refuse => needs(&contents, &target).findings,
+        Damage::Accept => verify::find_damage(storage, dir, &contents).await?,
+    };
     Ok(findings
         .into_iter()
         .filter(|finding| finding.severity == super::finding::Severity::Damage)

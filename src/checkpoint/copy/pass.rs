@@ -94,6 +94,22 @@ pub(super) async fn pass(
                 last = why;
                 attempt += 1;
             }
+            // Of a running query it may have been read while it was written again.
+            Transferred::Damaged(findings) if attempt > 0 => {
+                return Err(CopyError::Damaged {
+                    source_uri: request.source.uri(),
+                    findings,
+                });
+            }
+            Transferred::Damaged(findings) => {
+                last = findings
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                tracing::info!("the plan is made anew: {last}");
+                attempt += 1;
+            }
             Transferred::Halted => {
                 halts += 1;
                 last = format!("the storage of the copy did not answer for long, {halts} times");

@@ -14,6 +14,7 @@ use super::{
     find_damage, unless_stopped,
 };
 use crate::checkpoint::contents::Identity;
+use crate::checkpoint::finding::Finding;
 use crate::checkpoint::manifest::{MANIFEST, Manifest, ManifestFile, Origin};
 use crate::checkpoint::plan::Tally;
 use crate::checkpoint::replaced::{REPLACED, STAMP};
@@ -37,7 +38,7 @@ impl Work {
             if request.check == Check::ReadBack {
                 self.read_back(request).await?;
             }
-            find_damage(&self.destination, &tree, planned).await
+            find_damage(&self.destination, &tree, planned, request.damage).await
         });
         let damage = looked.await?;
         if let Some(first) = damage.first()
@@ -45,7 +46,11 @@ impl Work {
         {
             return Err(self.not_sound(format!("{} finding(s), the first: {first}", damage.len())));
         }
-        let manifest = self.manifest(request, planned);
+        // What the plan did not know of.
+        let problems = &planned.plan.problems;
+        let found = damage.into_iter().filter(|found| !problems.contains(found));
+        let problems: Vec<Finding> = problems.iter().cloned().chain(found).collect();
+        let manifest = self.manifest(request, planned, &problems);
         let content = manifest
             .encode()
             .map_err(|error| self.not_sound(error.to_string()))?;
@@ -57,9 +62,7 @@ impl Work {
         self.rename_tree(&manifest).await?;
         events(Event::Published);
         let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
-        report
-            .problems
-            .extend(planned.plan.problems.iter().cloned());
+        report.problems.extend(problems);
         report.remarks.extend(planned.plan.remarks.iter().cloned());
         Ok(report)
     }
@@ -110,7 +113,7 @@ impl Work {
         Ok(())
     }
 
-    fn manifest(&self, request: &CopyRequest, planned: &Planned) -> Manifest {
+    fn manifest(&self, request: &CopyRequest, planned: &Planned, problems: &[Finding]) -> Manifest {
         let listing = &planned.contents.listing;
         let plan = &planned.plan;
         let mut files: Vec<ManifestFile> = plan
@@ -142,8 +145,8 @@ impl Work {
             last_committed_batch: None,
             state_version: 0,
             scope: plan.scope,
-            forced: !plan.problems.is_empty(),
-            problems: plan.problems.iter().map(ToString::to_string).collect(),
+            forced: !problems.is_empty(),
+            problems: problems.iter().map(ToString::to_string).collect(),
             created_at: Timestamp::now(),
             host: self.host.clone(),
             stepdown_version: env!("CARGO_PKG_VERSION").to_owned(),

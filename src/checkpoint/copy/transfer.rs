@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Made, Staged};
 use super::stand::Survey;
 use super::work::{Kept, Work};
-use super::{CopyError, CopyRequest, Event, Events, Planned, unless_stopped};
+use super::{CopyError, CopyRequest, Damage, Event, Events, Planned, unless_stopped};
+use crate::checkpoint::finding::Finding;
 use crate::checkpoint::listing::Listing;
 use crate::checkpoint::plan::{PlannedFile, Tally};
+use crate::checkpoint::verify::content::ContentScan;
 use crate::control::LeaseError;
 use crate::storage::{CreateMode, ErrorKind, Storage, StorageError, StoragePath};
 
@@ -31,6 +33,8 @@ pub(super) enum Transferred {
     Whole(Tally),
     /// A file of the plan vanished or has another content than was listed.
     SourceChanged(String),
+    /// Files that a restart reads are not whole; they are not recorded.
+    Damaged(Vec<Finding>),
     /// It was not known for a while whether the lease is held. It is; what was under way then has to
     /// be done again.
     Halted,
@@ -39,6 +43,7 @@ pub(super) enum Transferred {
 /// How the copying of all tasks ended.
 enum Ended {
     Done,
+    Damaged(Vec<Finding>),
     SourceChanged(String),
     /// It is not known whether the lease is held.
     InDoubt,
@@ -49,6 +54,10 @@ struct Task {
     path: String,
     from: Source,
     large: bool,
+    /// Whether its form is looked at: a restart reads it, and damage is refused.
+    is_looked_at: bool,
+    /// Whether state is packed with LZ4.
+    is_lz4: bool,
 }
 
 enum Source {
@@ -61,6 +70,7 @@ enum Source {
 
 enum Failure {
     Changed(String),
+    Damaged(Box<Finding>),
     Storage(StorageError),
     /// The copy was told to end.
     Stopped,
@@ -79,7 +89,7 @@ impl Work {
         let survey = self.survey().await?;
         self.remove_surplus(planned, &survey, request.pace.small_at_once)
             .await?;
-        let (tasks, tally) = self.choose(planned, &survey);
+        let (tasks, tally) = self.choose(request, planned, &survey);
         let total = planned.plan.tally(listing);
         let kept = Tally {
             files: total.files - tally.files,
@@ -94,6 +104,7 @@ impl Work {
             .await?;
         match self.copy_all(request, tasks, events, shutdown).await? {
             Ended::Done => Ok(Transferred::Whole(tally)),
+            Ended::Damaged(findings) => Ok(Transferred::Damaged(findings)),
             Ended::SourceChanged(why) => Ok(Transferred::SourceChanged(why)),
             Ended::InDoubt => Ok(Transferred::Halted),
         }
@@ -142,8 +153,14 @@ impl Work {
     }
 
     /// The files that are not there yet as the plan has them, large ones first.
-    fn choose(&self, planned: &Planned, survey: &Survey) -> (Vec<Task>, Tally) {
+    fn choose(
+        &self,
+        request: &CopyRequest,
+        planned: &Planned,
+        survey: &Survey,
+    ) -> (Vec<Task>, Tally) {
         let listing = &planned.contents.listing;
+        let is_lz4 = planned.contents.is_lz4();
         let mut tally = Tally::default();
         let mut tasks = Vec::new();
         for file in &planned.plan.files {
@@ -173,6 +190,9 @@ impl Work {
                 path: path.to_owned(),
                 from,
                 large: len_bytes > SMALL_BYTES,
+                // Where damage is accepted the whole copy is looked at, at its end.
+                is_looked_at: file.role().is_some() && request.damage == Damage::Refuse,
+                is_lz4,
             });
         }
         // The long ones begin at once and run beside the others.
@@ -268,6 +288,7 @@ impl Work {
         let (streamed, mut streaming) = mpsc::channel::<u64>(64);
         let (mut small, mut large) = (0_usize, 0_usize);
         let mut changed = None;
+        let mut damaged = Vec::new();
         let mut stopped = false;
         // One large file can take longer than the lease lasts without a beat.
         let mut beats = tokio::time::interval(self.ttl / 3);
@@ -333,6 +354,7 @@ impl Work {
                             }
                         }
                         Err(Failure::Changed(why)) => changed = Some(why),
+                        Err(Failure::Damaged(finding)) => damaged.push(*finding),
                         Err(Failure::Stopped) => stopped = true,
                         Err(Failure::Storage(error)) => return Err(error.into()),
                     }
@@ -342,7 +364,11 @@ impl Work {
         if stopped || (shutdown.is_cancelled() && (changed.is_some() || waiting.peek().is_some())) {
             return Err(CopyError::Interrupted { work: self.uri() });
         }
-        Ok(changed.map_or(Ended::Done, Ended::SourceChanged))
+        Ok(match changed {
+            Some(why) => Ended::SourceChanged(why),
+            None if !damaged.is_empty() => Ended::Damaged(damaged),
+            None => Ended::Done,
+        })
     }
 }
 
@@ -392,12 +418,27 @@ async fn copy_file(
                     len_bytes: *len_bytes,
                     modified_at: *modified_at,
                 };
-                let copied = if task.large {
-                    stream_file(from, source, to, target, *len_bytes, streamed, shutdown).await
-                } else {
-                    copy_small(from, source, to, target, *len_bytes).await
+                let mut form = task
+                    .is_looked_at
+                    .then(|| ContentScan::in_passing(&task.path, task.is_lz4))
+                    .flatten();
+                let from = End {
+                    storage: from,
+                    path: source,
                 };
-                copied.map(|digest| (made, *len_bytes, digest))
+                let to = End {
+                    storage: to,
+                    path: target,
+                };
+                let copied = if task.large {
+                    stream_file(from, to, *len_bytes, &mut form, streamed, shutdown).await
+                } else {
+                    copy_small(from, to, *len_bytes, &mut form).await
+                };
+                match (copied, form.and_then(|form| form.finding(&task.path))) {
+                    (Ok(_), Some(finding)) => Err(Failure::Damaged(Box::new(finding))),
+                    (copied, _) => copied.map(|digest| (made, *len_bytes, digest)),
+                }
             }
         };
         match copied {
@@ -447,22 +488,32 @@ fn other_length(source: &StoragePath, expected: u64, found: u64) -> Failure {
     ))
 }
 
+/// One end of a copy of one file.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    storage: &'a dyn Storage,
+    path: &'a StoragePath,
+}
+
 async fn copy_small(
-    from: &dyn Storage,
-    source: &StoragePath,
-    to: &dyn Storage,
-    target: &StoragePath,
+    from: End<'_>,
+    to: End<'_>,
     len_bytes: u64,
+    form: &mut Option<ContentScan<'static>>,
 ) -> Result<blake3::Hash, Failure> {
     let content = from
-        .read_small(source, SMALL_BYTES)
+        .storage
+        .read_small(from.path, SMALL_BYTES)
         .await
         .map_err(read_failure)?;
     if content.len() as u64 != len_bytes {
-        return Err(other_length(source, len_bytes, content.len() as u64));
+        return Err(other_length(from.path, len_bytes, content.len() as u64));
     }
     let digest = blake3::hash(&content);
-    write_whole(to, target, CreateMode::Scratch, content)
+    if let Some(form) = form {
+        form.add(&content);
+    }
+    write_whole(to.storage, to.path, CreateMode::Scratch, content)
         .await
         .map_err(Failure::Storage)?;
     Ok(digest)
@@ -487,17 +538,18 @@ pub(super) async fn write_whole(
 }
 
 async fn stream_file(
-    from: &dyn Storage,
-    source: &StoragePath,
-    to: &dyn Storage,
-    target: &StoragePath,
+    from: End<'_>,
+    to: End<'_>,
     len_bytes: u64,
+    form: &mut Option<ContentScan<'static>>,
     streamed: &mpsc::Sender<u64>,
     shutdown: &CancellationToken,
 ) -> Result<blake3::Hash, Failure> {
-    let mut content = from.open_read(source).await.map_err(read_failure)?;
+    let opened = from.storage.open_read(from.path).await;
+    let mut content = opened.map_err(read_failure)?;
     let mut writer = to
-        .create(target, CreateMode::Scratch)
+        .storage
+        .create(to.path, CreateMode::Scratch)
         .await
         .map_err(Failure::Storage)?;
     let mut digest = blake3::Hasher::new();
@@ -508,6 +560,9 @@ async fn stream_file(
             Ok(piece) => {
                 found += piece.len() as u64;
                 digest.update(&piece);
+                if let Some(form) = form {
+                    form.add(&piece);
+                }
                 let bytes = piece.len() as u64;
                 match writer.write(piece).await {
                     Ok(()) => {
@@ -528,7 +583,7 @@ async fn stream_file(
     }
     if found != len_bytes {
         let _cleanup = writer.abort().await;
-        return Err(other_length(source, len_bytes, found));
+        return Err(other_length(from.path, len_bytes, found));
     }
     writer.finish().await.map_err(Failure::Storage)?;
     Ok(digest.finalize())

@@ -5,4 +5,5 @@ pub mod checksum;
 pub mod lz4;
 pub mod payload;
 pub mod rocksdb;
+pub mod schema;
 pub mod stores;

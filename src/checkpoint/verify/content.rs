@@ -1,9 +1,11 @@
 //! What one pass over the bytes of a state file tells.
 
-use crate::checkpoint::layout::VersionKind;
+use crate::checkpoint::finding::{Code, Finding};
+use crate::checkpoint::layout::{PathKind, StateFile, VersionKind, classify};
 use crate::checkpoint::state_store::checksum::{ChecksumDamage, HadoopCheck};
 use crate::checkpoint::state_store::lz4::{BlockStream, Examine, Lz4Damage};
 use crate::checkpoint::state_store::payload::{PayloadDamage, PayloadKind, PayloadScan};
+use crate::checkpoint::state_store::schema::{SchemaDamage, check_schema};
 
 /// The last bytes of an SST: the magic number of a block-based table.
 const SST_END: [u8; 8] = [0xf7, 0xcf, 0xf4, 0x85, 0xb7, 0x41, 0xe2, 0x88];
@@ -12,6 +14,8 @@ const SST_END: [u8; 8] = [0xf7, 0xcf, 0xf4, 0x85, 0xb7, 0x41, 0xe2, 0x88];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ContentDamage {
     #[error(transparent)]
+    Schema(#[from] SchemaDamage),
+    #[error(transparent)]
     Lz4(#[from] Lz4Damage),
     #[error(transparent)]
     Payload(#[from] PayloadDamage),
@@ -19,9 +23,14 @@ pub(super) enum ContentDamage {
     SstEnd,
 }
 
+/// More than this no schema has.
+const MAX_SCHEMA_BYTES: usize = 16 << 20;
+
 /// Compares the bytes of one file with all that is known about them.
 #[derive(Debug)]
-pub(super) struct ContentScan<'a> {
+pub(in crate::checkpoint) struct ContentScan<'a> {
+    /// The content of a schema.
+    schema: Option<Vec<u8>>,
     stream: Option<(BlockStream, PayloadScan)>,
     /// Payloads are read only with [`Examine::Content`].
     reads_payload: bool,
@@ -47,6 +56,7 @@ impl<'a> ContentScan<'a> {
     /// Begins a file that is only read and summed up.
     pub(super) fn new() -> Self {
         Self {
+            schema: None,
             stream: None,
             reads_payload: false,
             is_sst: false,
@@ -70,6 +80,37 @@ impl<'a> ContentScan<'a> {
         self
     }
 
+    /// The file has the schemas of a store.
+    pub(super) fn with_schema(mut self) -> Self {
+        self.schema = Some(Vec::new());
+        self
+    }
+
+    /// For the bytes of the file with this relative path, which a restart reads, while they are copied:
+    /// its form, as a quick check looks at it. `None` for files whose bytes alone tell nothing, or that
+    /// were read when the checkpoint was loaded.
+    pub(in crate::checkpoint) fn in_passing(
+        path: &str,
+        is_lz4: bool,
+    ) -> Option<ContentScan<'static>> {
+        let PathKind::State(state) = classify(path) else {
+            return None;
+        };
+        match state.file {
+            StateFile::Version { kind, .. } => (is_lz4 && kind != VersionKind::Zip)
+                .then(|| ContentScan::new().with_records(kind, Examine::Frames)),
+            StateFile::Sst(_) => Some(ContentScan::new().with_sst_end()),
+            StateFile::Schema => Some(ContentScan::new().with_schema()),
+            StateFile::RocksLog(_) | StateFile::Misnamed => None,
+        }
+    }
+
+    /// Ends the file; what a restart from it would meet.
+    pub(in crate::checkpoint) fn finding(self, path: &str) -> Option<Finding> {
+        let damage = self.finish().damage?;
+        Some(content_damage(path, &damage))
+    }
+
     /// The file is an SST.
     pub(super) fn with_sst_end(mut self) -> Self {
         self.is_sst = true;
@@ -86,9 +127,14 @@ impl<'a> ContentScan<'a> {
     }
 
     /// Takes the next piece.
-    pub(super) fn add(&mut self, piece: &[u8]) {
+    pub(in crate::checkpoint) fn add(&mut self, piece: &[u8]) {
         self.len_bytes += piece.len() as u64;
         self.crc32c = crc32c::crc32c_append(self.crc32c, piece);
+        if let Some(schema) = &mut self.schema
+            && schema.len() < MAX_SCHEMA_BYTES
+        {
+            schema.extend_from_slice(piece);
+        }
         if self.is_sst {
             self.last.extend_from_slice(piece);
             let surplus = self.last.len().saturating_sub(SST_END.len());
@@ -128,6 +174,9 @@ impl<'a> ContentScan<'a> {
                 Ok(()) => None,
             };
         }
+        if let Some(schema) = self.schema {
+            damage = check_schema(&schema).err().map(Into::into);
+        }
         if self.is_sst && self.last != SST_END {
             damage = Some(ContentDamage::SstEnd);
         }
@@ -149,6 +198,9 @@ impl ContentDamage {
     /// What Spark says.
     pub(super) fn in_spark(&self) -> &'static str {
         match self {
+            ContentDamage::Schema(_) => {
+                "the query fails when it compares the schemas: EOFException, or a JSON error"
+            }
             ContentDamage::Lz4(Lz4Damage::Cut { .. })
             | ContentDamage::Payload(PayloadDamage::Cut) => {
                 "the query fails: EOFException: Stream ended prematurely (4.x: \
@@ -171,4 +223,11 @@ impl ContentDamage {
             }
         }
     }
+}
+
+pub(super) fn content_damage(path: &str, damage: &ContentDamage) -> Finding {
+    Finding::damage(Code::StateDamaged, path)
+        .expected("a whole file")
+        .found(damage.to_string())
+        .spark(damage.in_spark())
 }

@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt;
 
-use super::content::{ContentDamage, ContentScan};
+use super::content::{ContentScan, content_damage};
 use super::{Checker, NotChecked, Outcome, Thoroughness};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::finding::{Code, Finding, Severity};
@@ -33,7 +33,11 @@ impl Checker<'_> {
                 StateFile::Sst(_) | StateFile::RocksLog(_) => {
                     self.check_data(&file, path.file, is_needed).await
                 }
-                StateFile::Schema | StateFile::Misnamed => self.read_through(&file).await,
+                StateFile::Schema => {
+                    let scan = ContentScan::new().with_schema();
+                    self.scan(&file, scan, None, is_needed).await
+                }
+                StateFile::Misnamed => self.read_through(&file).await,
             },
             PathKind::SourceLog { .. } => self.check_source_log(&file, is_needed).await,
             PathKind::Offset(_) | PathKind::Commit(_) | PathKind::OperatorMetadata { .. }
@@ -131,7 +135,7 @@ impl Checker<'_> {
         };
         outcome.checked.add((first.len() + last.len()) as u64);
         if let Err(damage) = check_ends(&first, &last, file.len_bytes) {
-            let finding = content_damage(file, &damage.into());
+            let finding = content_damage(file.path, &damage.into());
             outcome.findings.push(severity(is_needed, finding));
         }
         Ok(outcome)
@@ -156,7 +160,7 @@ impl Checker<'_> {
         let scanned = scan.finish();
         outcome.checked.add(scanned.len_bytes);
         if let Some(damage) = scanned.damage {
-            let finding = content_damage(file, &damage);
+            let finding = content_damage(file.path, &damage);
             outcome.findings.push(severity(is_needed, finding));
         }
         if let Some(damage) = scanned.hadoop_damage {
@@ -354,13 +358,6 @@ impl Checker<'_> {
         }
         Ok(())
     }
-}
-
-fn content_damage(file: &Listed<'_>, damage: &ContentDamage) -> Finding {
-    Finding::damage(Code::StateDamaged, file.path)
-        .expected("a whole file")
-        .found(damage.to_string())
-        .spark(damage.in_spark())
 }
 
 fn spark_differs(file: &Listed<'_>) -> Finding {

@@ -1,6 +1,6 @@
 //! Whether a checkpoint restarts: everything that is wrong with it, not only the first thing.
 
-mod content;
+pub(super) mod content;
 mod digests;
 mod files;
 mod logs;
@@ -212,6 +212,16 @@ fn report(contents: &Contents, thoroughness: Thoroughness, outcome: Outcome) -> 
         not_checked: outcome.not_checked,
         has_vanished: outcome.vanished,
     }
+}
+
+/// What is wrong with these contents of `dir`, as a quick check sees it.
+pub(super) async fn find_damage(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+    contents: &Contents,
+) -> Result<Vec<Finding>, CheckpointError> {
+    let outcome = check(storage, dir, contents, Thoroughness::Quick).await?;
+    Ok(outcome.findings)
 }
 
 async fn check(

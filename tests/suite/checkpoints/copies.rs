@@ -7,9 +7,11 @@ use std::time::Duration;
 use stepdown::checkpoint::copy::{
     Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Existing, Pace, Place, copy,
 };
+use stepdown::checkpoint::finding::Finding;
 use stepdown::checkpoint::manifest::Manifest;
 use stepdown::checkpoint::plan::Scope;
 use stepdown::checkpoint::target::At;
+use stepdown::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify};
 use stepdown::control::{LeaseOwner, LeasePolicy};
 use stepdown::model::BatchId;
 use stepdown::process::{identify, this_host};
@@ -130,6 +132,88 @@ async fn every_sample_is_copied_whole_or_refused_with_its_findings() {
     assert_eq!(
         (copied + refused, copied > 15, refused > 2),
         (22, true, true),
+        "{copied} {refused}"
+    );
+}
+
+/// All files below `dir/state`, relative to `dir`.
+fn state_files(dir: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.join("state")];
+    while let Some(next) = dirs.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                let relative = entry.path().strip_prefix(dir).unwrap().to_owned();
+                files.push(relative.into_os_string().into_string().unwrap());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_file_that_was_cut_is_never_copied_as_a_sound_one() {
+    let (mut copied, mut refused, mut forced) = (0, 0, 0);
+    for name in [
+        "3.5.9-agg-hdfs-clean",
+        "3.3.4-join-hdfs-clean",
+        "4.0.5-agg-rocksdbcl-inflight",
+        "4.0.5-agg-rocksdb-clean",
+        "4.0.5-agg-v2-clean",
+    ] {
+        let sample = Sample::unpack(name);
+        let source = sample.path("");
+        for file in state_files(&source) {
+            let path = source.join(&file);
+            let whole = std::fs::read(&path).unwrap();
+            for len in [5, whole.len().saturating_sub(1)] {
+                std::fs::write(&path, &whole[..len.min(whole.len())]).unwrap();
+                let target = tempfile::tempdir().unwrap();
+                let destination = target.path().join("copy");
+                let mut request = request(&source, &destination);
+                let options = VerifyOptions::in_place(Thoroughness::Quick);
+                let storage = Arc::clone(&request.destination.storage);
+                let at = request.destination.path.clone();
+                match run(&request).await {
+                    Ok(_) => {
+                        copied += 1;
+                        let verified = verify(storage.as_ref(), &at, options).await.unwrap();
+                        let verdict = verified.verdict;
+                        assert_ne!(
+                            verdict,
+                            Verdict::Damaged,
+                            "{name} {file} {len}: {verified:?}"
+                        );
+                    }
+                    Err(CopyError::Damaged { findings, .. }) => {
+                        refused += 1;
+                        assert!(!destination.exists(), "{name} {file} {len}");
+                        // Overruled it is said, and kept in the manifest.
+                        request.damage = Damage::Accept;
+                        let report = run(&request).await.unwrap();
+                        let is_told = |found: &Finding| report.problems.contains(found);
+                        assert!(
+                            findings.iter().all(is_told),
+                            "{name} {file} {len}: {report:?}"
+                        );
+                        let manifest = Manifest::load(storage.as_ref(), &at).await;
+                        let manifest = manifest.unwrap().unwrap();
+                        assert!(manifest.forced && !manifest.problems.is_empty());
+                        forced += 1;
+                    }
+                    Err(error) => panic!("{name} {file} {len}: {error}"),
+                }
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
+    }
+    println!("{copied} sound copies, {refused} refused, {forced} of them forced");
+    assert!(
+        refused > 100 && copied > 20 && forced == refused,
         "{copied} {refused}"
     );
 }
