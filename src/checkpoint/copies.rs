@@ -24,7 +24,11 @@ pub async fn list_copies(
         }
         let manifest = match Manifest::load(storage, &entry.path).await {
             Ok(Some(manifest)) => manifest,
-            Ok(None) | Err(CheckpointError::Manifest { .. }) => continue,
+            Ok(None) => continue,
+            Err(error @ CheckpointError::Manifest { .. }) => {
+                tracing::warn!("not shown: {error}");
+                continue;
+            }
             Err(error) => return Err(error),
         };
         let in_use = is_in_use(storage, &entry.path, &manifest).await?;

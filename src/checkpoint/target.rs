@@ -1,5 +1,7 @@
 //! The batch that a restart continues from: in place, or at a copy. Pure.
 
+use std::fmt;
+
 use super::contents::Contents;
 use crate::model::BatchId;
 
@@ -12,6 +14,16 @@ pub enum At {
     Committed,
     /// As of this committed batch: what came after it is undone.
     Batch(BatchId),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Planned => f.write_str("its last planned batch"),
+            At::Committed => f.write_str("its last committed batch"),
+            At::Batch(batch) => write!(f, "batch {batch}"),
+        }
+    }
 }
 
 /// The files of the logs and the version of the state that a restart reads.

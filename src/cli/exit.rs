@@ -210,7 +210,9 @@ fn of_copy(error: &CopyError) -> Option<Exit> {
                 Exit::Failed
             }
         }),
-        CopyError::Exists { .. } | CopyError::Unstable { .. } => Some(Exit::Failed),
+        CopyError::Exists { .. } | CopyError::Unfinished { .. } | CopyError::Unstable { .. } => {
+            Some(Exit::Failed)
+        }
         CopyError::SourceGone { .. } => Some(Exit::NotFound),
         CopyError::Storage(_)
         | CopyError::CutShort { .. }
@@ -261,6 +263,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             CopyError::Refused { .. }
             | CopyError::Damaged { .. }
             | CopyError::Exists { .. }
+            | CopyError::Unfinished { .. }
             | CopyError::Nested { .. }
             | CopyError::InProgress { .. }
             | CopyError::Unstable { .. }

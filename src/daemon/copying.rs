@@ -203,6 +203,7 @@ fn is_final(error: &CopyError) -> bool {
         CopyError::Refused { .. }
         | CopyError::Damaged { .. }
         | CopyError::Exists { .. }
+        | CopyError::Unfinished { .. }
         | CopyError::Nested { .. }
         | CopyError::NotSound { .. }
         | CopyError::SourceGone { .. }

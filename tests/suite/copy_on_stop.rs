@@ -180,7 +180,7 @@ fn a_damaged_checkpoint_is_not_copied_and_its_stop_still_confirmed() -> Result<(
     ensure!(
         copy["why"]
             .as_str()
-            .is_some_and(|why| why.contains("is damaged")),
+            .is_some_and(|why| why.contains("would fail")),
         "{copy}"
     );
     assert!(!job.place.path("next").exists());

@@ -4,6 +4,7 @@ use super::Place;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::finding::Finding;
 use crate::checkpoint::plan::PlanRefused;
+use crate::checkpoint::target::At;
 use crate::control::{DocumentError, LeaseError};
 use crate::model::Generation;
 use crate::storage::{Authority, ErrorKind, StorageError, StorageUri};
@@ -27,17 +28,22 @@ pub enum CopyError {
     },
     /// The source lacks what a restart needs.
     #[error(
-        "{source_uri} is damaged; --force copies it all the same{}",
+        "a restart of {source_uri} as of {at} would fail, so it is not copied; `stepdown checkpoint copy --force` copies \
+         it all the same{}",
         lines_of(findings)
     )]
     Damaged {
         /// The source.
         source_uri: StorageUri,
+        /// As of which batch it was to be copied.
+        at: At,
         /// All of it.
         findings: Vec<Finding>,
     },
     /// Something stands at the destination.
-    #[error("{destination} exists already; --replace moves it aside first")]
+    #[error(
+        "{destination} exists already; --replace moves it aside first (in the configuration: copy-existing = \"replace\")"
+    )]
     Exists {
         /// The destination.
         destination: StorageUri,
@@ -49,6 +55,19 @@ pub enum CopyError {
         destination: StorageUri,
         /// The source.
         source_uri: StorageUri,
+    },
+    /// Work on a copy of another source lies beside the destination.
+    #[error(
+        "a copy of {other} to {destination} was begun and is not finished: finish it, copy to another place, or remove \
+         {work} and what is in it"
+    )]
+    Unfinished {
+        /// The destination.
+        destination: StorageUri,
+        /// The source of that copy.
+        other: StorageUri,
+        /// The work directory.
+        work: StorageUri,
     },
     /// Another process copies to this destination.
     #[error(

@@ -98,6 +98,7 @@ pub(super) async fn pass(
             Transferred::Damaged(findings) if attempt > 0 => {
                 return Err(CopyError::Damaged {
                     source_uri: request.source.uri(),
+                    at: request.at,
                     findings,
                 });
             }
@@ -129,6 +130,7 @@ pub(super) fn refuse_damage(request: &CopyRequest, plan: &Plan) -> Result<(), Co
     }
     Err(CopyError::Damaged {
         source_uri: request.source.uri(),
+        at: request.at,
         findings: plan.problems.clone(),
     })
 }

@@ -309,7 +309,14 @@ impl Work {
             other => {
                 // A missing purpose is that of a call that was cut short here, or of `begin_anew`.
                 if let Some(other) = other {
-                    tracing::warn!(source = %other.source, "an unfinished copy of something else is dropped");
+                    // One with an id is made by a watcher or a rollout, whose earlier one is out of date.
+                    if request.copy_id.is_none() && other.source != fresh.source {
+                        Self::refuse_unfinished(request, dir, &other).await?;
+                    }
+                    tracing::warn!(
+                        source = %other.source,
+                        "an unfinished copy of another source, extent or lineage is dropped"
+                    );
                 }
                 Stand::remove(storage, dir).await?;
                 for name in [TREE, "journal"] {
@@ -325,6 +332,30 @@ impl Work {
         let journal = Journal::open(storage, journal_dir).await?;
         let stand = Stand::load(storage, dir, &journal).await?;
         Ok((purpose, journal, stand))
+    }
+
+    /// Work that was done on a copy of another source is nobody's to drop but its owner's: the source
+    /// may be a mistake in the path.
+    async fn refuse_unfinished(
+        request: &CopyRequest,
+        dir: &StoragePath,
+        other: &Purpose,
+    ) -> Result<(), CopyError> {
+        let storage = request.destination.storage.as_ref();
+        let journal = match storage.list(&dir.join("journal"), Depth::Children).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let is_published = find_copy(&request.destination, other.copy_id).await?;
+        if journal.is_empty() || is_published.is_some() {
+            return Ok(());
+        }
+        Err(CopyError::Unfinished {
+            destination: request.destination.uri(),
+            other: other.source.clone(),
+            work: work_uri(&request.destination),
+        })
     }
 
     /// The directory of the files.

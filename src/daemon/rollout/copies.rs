@@ -369,6 +369,7 @@ fn may_pass(error: &CopyError) -> bool {
         | CopyError::Refused { .. }
         | CopyError::Damaged { .. }
         | CopyError::Exists { .. }
+        | CopyError::Unfinished { .. }
         | CopyError::Nested { .. }
         | CopyError::NotSound { .. }
         | CopyError::SourceGone { .. }

@@ -90,6 +90,69 @@ fn a_damaged_source_is_refused_with_its_findings() {
 }
 
 #[test]
+fn a_state_file_that_is_not_whole_is_refused_by_copy_and_by_the_last_pass() {
+    let bench = Bench::with("3.5.9-agg-hdfs-clean");
+    let newest = |name: &str| {
+        let names = fs::read_dir(bench.path(name)).unwrap();
+        let numbers = names.filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.strip_suffix(".delta")?.parse::<u64>().ok()
+        });
+        numbers.max().unwrap()
+    };
+    let delta = format!("state/0/1/{}.delta", newest("ck/state/0/1"));
+    let whole = fs::read(bench.path("ck").join(&delta)).unwrap();
+    fs::write(bench.path("ck").join(&delta), &whole[..whole.len() / 2]).unwrap();
+    for args in [
+        &["copy", "ck", "copy"][..],
+        &["copy", "--full", "ck", "copy"],
+        &["sync", "ck", "copy"],
+        &["sync", "--finish", "ck", "copy"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!(ran.code, 3, "{args:?}: {ran:?}");
+        let told = &ran.stderr;
+        assert!(
+            told.contains(&delta) && told.contains("end frame"),
+            "{args:?}: {told}"
+        );
+        assert!(!bench.has("copy"));
+    }
+    // What was copied before is kept, and the same command ends well once the file is mended.
+    fs::write(bench.path("ck").join(&delta), &whole).unwrap();
+    let done = bench.json(&["sync", "--finish", "ck", "copy"], 0);
+    assert!(
+        done["copied"]["files"].as_u64() < done["total"]["files"].as_u64(),
+        "{done}"
+    );
+    assert_eq!(bench.run(&["verify", "--deep", "copy"]).code, 0);
+}
+
+#[test]
+fn work_on_a_copy_of_another_source_is_not_dropped() {
+    let bench = Bench::with("3.5.9-agg-hdfs-clean");
+    let other = "4.0.5-agg-rocksdb-clean";
+    super::unpack(other, &bench.path(""));
+    bench.json(&["sync", "ck", "copy"], 0);
+    for command in [&["copy"][..], &["sync"], &["sync", "--finish"]] {
+        let ran = bench.run(&[command, &[other, "copy"]].concat());
+        assert_eq!(ran.code, 1, "{command:?}: {ran:?}");
+        let told = &ran.stderr;
+        assert!(
+            told.contains("/ck") && told.contains(".copy.stepdown-copy"),
+            "{told}"
+        );
+    }
+    let done = bench.json(&["sync", "--finish", "ck", "copy"], 0);
+    assert!(
+        done["copied"]["files"].as_u64() < done["total"]["files"].as_u64(),
+        "{done}"
+    );
+    let told = bench.refused(&["sync", "--interval", "0s", "ck", "copy-2"], 2);
+    assert!(told.contains("longer"), "{told}");
+}
+
+#[test]
 fn what_is_no_checkpoint_is_refused() {
     let bench = Bench::empty();
     fs::create_dir(bench.path("new")).unwrap();

@@ -165,7 +165,7 @@ struct SyncArgs {
     places: Places,
 
     /// Make a pass every so often, until Ctrl-C or --until-stopped [default: 10s with --until-stopped]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = pause)]
     interval: Option<Duration>,
 
     /// Make passes until no batch was planned for so long and none is in flight [default: 2m]. A query
@@ -275,6 +275,14 @@ fn parse_at(text: &str) -> std::result::Result<At, String> {
             .parse()
             .map(|batch| At::Batch(BatchId(batch)))
             .map_err(|_| "neither committed nor planned nor the number of a batch".to_owned()),
+    }
+}
+
+/// A duration above zero.
+fn pause(text: &str) -> std::result::Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a pause must be longer than that".to_owned()),
+        pause => Ok(pause),
     }
 }
 

@@ -119,6 +119,7 @@ fn may_pass(error: &CopyError) -> bool {
         | CopyError::Refused { .. }
         | CopyError::Damaged { .. }
         | CopyError::Exists { .. }
+        | CopyError::Unfinished { .. }
         | CopyError::Nested { .. }
         | CopyError::InProgress { .. }
         | CopyError::NotSound { .. }
