@@ -8,6 +8,7 @@ use crate::checkpoint::CheckpointError;
 use crate::checkpoint::contents::Contents;
 use crate::checkpoint::load::{load_contents, location_of};
 use crate::checkpoint::plan::{Plan, PlanOptions, Tally, plan_copy};
+use crate::checkpoint::verify;
 
 /// How often a copy is planned anew because files of the plan vanished or changed under it.
 const PLANS: u32 = 5;
@@ -22,11 +23,27 @@ pub(super) struct Planned {
     pub(super) plan: Plan,
 }
 
-/// Plans a copy of the source as it is now; writes nothing.
+/// Plans a copy of the source as it is now; writes nothing. Where something is missing that a running
+/// query may have purged meanwhile, it is planned again.
 ///
 /// # Errors
 /// [`CopyError::Checkpoint`], [`CopyError::Refused`].
 pub async fn plan_now(request: &CopyRequest) -> Result<(Contents, Plan), CopyError> {
+    let source = &request.source;
+    let mut round = 1;
+    loop {
+        let (contents, plan) = plan_once(request).await?;
+        if plan.problems.is_empty()
+            || round == PLANS
+            || !verify::has_moved_on(source.storage.as_ref(), &source.path, &contents).await?
+        {
+            return Ok((contents, plan));
+        }
+        round += 1;
+    }
+}
+
+async fn plan_once(request: &CopyRequest) -> Result<(Contents, Plan), CopyError> {
     let source = &request.source;
     let contents = load_contents(source.storage.as_ref(), &source.path, request.at).await?;
     let location = location_of(

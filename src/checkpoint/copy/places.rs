@@ -1,7 +1,7 @@
 //! What can be refused before anything is written.
 
 use super::{CopyError, CopyRequest, Existing, Place, work};
-use crate::storage::DirIdentity;
+use crate::storage::{DirIdentity, ErrorKind, StorageError};
 
 /// Refuses what can be refused before anything is written.
 ///
@@ -9,6 +9,12 @@ use crate::storage::DirIdentity;
 /// [`CopyError::Nested`], [`CopyError::Exists`], storage errors.
 pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
     let (source, destination) = (&request.source, &request.destination);
+    if destination.path.parent().is_none() {
+        let error = StorageError::new("copy to", destination.uri(), ErrorKind::InvalidPath);
+        let why =
+            "a copy is renamed to its place, so the root cannot be one; name a directory in it";
+        return Err(error.with_detail(why).into());
+    }
     if source.storage.authority() == destination.storage.authority() {
         let (from, to) = (&source.path, &destination.path);
         let nested = from == to || to.is_below(from) || from.is_below(to);

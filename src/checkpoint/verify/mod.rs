@@ -166,28 +166,28 @@ pub async fn verify(
         if verification.verdict != Verdict::Damaged || round == ROUNDS {
             return Ok(verification);
         }
-        let has_vanished = verification.has_vanished || contents.has_vanished();
-        if !has_vanished && !has_moved_on(storage, dir, &verification).await? {
+        if !verification.has_vanished && !has_moved_on(storage, dir, &contents).await? {
             return Ok(verification);
         }
         round += 1;
     }
 }
 
-/// Whether a batch ended since: then purging may have taken files from the picture.
-async fn has_moved_on(
+/// Whether files went while these contents were read, or a batch was planned or ended since: then purging
+/// may have taken files from the picture.
+pub(super) async fn has_moved_on(
     storage: &dyn Storage,
     dir: &StoragePath,
-    verification: &Verification,
+    contents: &Contents,
 ) -> Result<bool, CheckpointError> {
-    if verification.kind != DirectoryKind::Query {
+    if contents.directory != DirectoryKind::Query {
         return Ok(false);
     }
+    if contents.has_vanished() {
+        return Ok(true);
+    }
     let now = load_progress(storage, dir).await?;
-    let then = (
-        verification.last_planned_batch,
-        verification.last_committed_batch,
-    );
+    let then = (contents.offsets.newest(), contents.commits.newest());
     Ok((now.last_planned, now.last_committed) != then)
 }
 

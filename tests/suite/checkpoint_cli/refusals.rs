@@ -148,6 +148,10 @@ fn work_on_a_copy_of_another_source_is_not_dropped() {
         done["copied"]["files"].as_u64() < done["total"]["files"].as_u64(),
         "{done}"
     );
+    for flag in ["--dry-run", "--replace"] {
+        let told = bench.refused(&["copy", flag, "ck", "/"], 2);
+        assert!(told.contains("root"), "{flag}: {told}");
+    }
     let told = bench.refused(&["sync", "--interval", "0s", "ck", "copy-2"], 2);
     assert!(told.contains("longer"), "{told}");
 }
@@ -161,6 +165,10 @@ fn what_is_no_checkpoint_is_refused() {
         .write("dstreams/checkpoint-1700000000000", "x");
     bench.sandbox.write("foreign/readme", "x");
     bench.sandbox.write("file", "x");
+    for kind in ["dstreams", "foreign"] {
+        let told = bench.refused(&["diff", "new", kind], 1);
+        assert!(told.contains("not the checkpoint"), "{kind}: {told}");
+    }
     for (source, code, word) in [
         ("dstreams", 1, "DStreams"),
         ("foreign", 1, "not a checkpoint"),

@@ -1,7 +1,10 @@
 //! Checkpoints that change while they are read, and storages that cannot answer.
 
+use std::sync::Arc;
+
 use stepdown::checkpoint::CheckpointError;
 use stepdown::checkpoint::contents::Contents;
+use stepdown::checkpoint::copy::{Check, CopyRequest, Damage, Existing, Pace, Place, plan_now};
 use stepdown::checkpoint::finding::Code;
 use stepdown::checkpoint::inspect::{QueryState, inspect};
 use stepdown::checkpoint::load::load_contents;
@@ -12,7 +15,7 @@ use stepdown::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify}
 use stepdown::model::BatchId;
 use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::local::LocalStorage;
-use stepdown::storage::{ErrorKind, StoragePath};
+use stepdown::storage::{ErrorKind, Storage, StoragePath};
 
 use super::samples::Sample;
 
@@ -153,6 +156,39 @@ async fn damage_seen_while_batches_end_is_looked_at_again() {
         verification.findings
     );
     assert_eq!(verification.last_committed_batch, Some(BatchId(8)));
+}
+
+#[tokio::test]
+async fn a_log_that_is_purged_under_the_first_plan_of_a_copy_is_no_damage() {
+    for (path, at) in [
+        ("offsets/8", At::Planned),
+        ("commits/7", At::Batch(BatchId(7))),
+    ] {
+        let scripted = Scripted::unpack("3.5.9-agg-hdfs-clean");
+        let log = scripted.path(path);
+        let when = When::on(Operation::ReadSmall).at(&log).nth(1);
+        let fault = Fault::Refuse(ErrorKind::NotFound);
+        scripted.script.inject(when, fault);
+        let place = |storage: Arc<dyn Storage>, path: StoragePath| Place { storage, path };
+        let dir = scripted.sample.dir.clone();
+        let beside = dir.with_suffix("-copy");
+        let local = Arc::new(scripted.sample.storage.clone());
+        let request = CopyRequest {
+            source: place(Arc::new(scripted.storage), dir),
+            destination: place(local, beside),
+            at,
+            scope: Scope::Minimal,
+            new_query_id: None,
+            copy_id: None,
+            existing: Existing::Refuse,
+            damage: Damage::Refuse,
+            check: Check::Restart,
+            pace: Pace::default(),
+        };
+        let (_, plan) = plan_now(&request).await.unwrap();
+        assert_eq!(plan.problems, [], "{path}");
+        assert_eq!(scripted.script.faults(), 1, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -7,12 +7,13 @@ use crate::app::App;
 use crate::checkpoint::copy::Place;
 use crate::checkpoint::diff::diff;
 use crate::checkpoint::inspect::{Report as Inspection, inspect};
+use crate::checkpoint::layout::DirectoryKind;
 use crate::checkpoint::load::load_contents;
 use crate::checkpoint::target::At;
 use crate::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify};
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Status};
-use crate::cli::failure::Result;
+use crate::cli::failure::{Failure, Result};
 
 /// What `inspect` shows of a checkpoint.
 pub(in crate::cli::cmd) async fn inspection(place: &Place) -> Result<Inspection> {
@@ -47,6 +48,13 @@ pub(super) async fn check(args: &VerifyArgs, app: &App, context: &mut Context) -
 pub(super) async fn compare(args: &DiffArgs, app: &App, context: &mut Context) -> Result<Status> {
     let (a, b) = (place(app, &args.a)?, place(app, &args.b)?);
     let (a, b) = (inspection(&a).await?, inspection(&b).await?);
+    for found in [&a, &b] {
+        // A query that never ran can be compared; what is no query's would differ in everything.
+        if !matches!(found.kind, DirectoryKind::Query | DirectoryKind::Empty) {
+            let why = format!("{} is not the checkpoint of a streaming query", found.uri);
+            return Err(Failure::new(Exit::Failed, why));
+        }
+    }
     let difference = diff(&a, &b);
     context.out.result(&difference)?;
     let same = difference.same;
