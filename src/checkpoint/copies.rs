@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::CheckpointError;
 use super::manifest::Manifest;
 use super::retain::FoundCopy;
-use crate::storage::{Depth, FileKind, OwnedTree, Storage, StoragePath, StorageUri};
+use crate::storage::{Depth, FileKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri};
 
 /// The copies directly below `dir`, oldest first. Directories without a usable manifest are not
 /// copies; a manifest that cannot be read for another reason is an error.
@@ -52,7 +54,25 @@ pub async fn list_copies(
 }
 
 /// In the name of a copy whose removal has begun.
-pub(super) const REMOVED: &str = ".stepdown-old-";
+const REMOVED: &str = ".stepdown-old-";
+
+/// Removes a directory past any trash, at once for whoever looks on: it is moved to another name first, one
+/// that says that it is stepdown's. Half of a checkpoint is none.
+///
+/// # Errors
+/// Storage errors, `NotFound` if it is not there. It is whole then, or stands no more at its place and is
+/// partly removed: the rest goes with [`remove_leftovers`].
+pub(super) async fn remove_at_once(
+    storage: &dyn Storage,
+    dir: &StoragePath,
+) -> Result<(), StorageError> {
+    let doomed = dir.with_suffix(&format!("{REMOVED}{}", Uuid::new_v4().simple()));
+    storage.rename(dir, &doomed).await?;
+    if let Some(tree) = OwnedTree::claim(doomed) {
+        storage.delete_tree(&tree).await?;
+    }
+    Ok(())
+}
 
 /// Removes what is left of copies below `dir` whose removal was cut short.
 ///
@@ -93,14 +113,7 @@ pub async fn remove_copy(
         Some(now) if now.copy_id == copy.copy_id && !is_in_use(storage, dir, &now).await? => {}
         _ => return Ok(Removed::InUse),
     }
-    // First to a name that is stepdown's own: half a removed copy is no copy any more.
-    let suffix = format!("{REMOVED}{}", uuid::Uuid::new_v4().simple());
-    let doomed = dir.with_suffix(&suffix);
-    storage.rename(dir, &doomed).await?;
-    let Some(tree) = OwnedTree::claim(doomed) else {
-        return Ok(Removed::InUse);
-    };
-    storage.delete_tree(&tree).await?;
+    remove_at_once(storage, dir).await?;
     Ok(Removed::Gone)
 }
 

@@ -6,15 +6,13 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::CheckpointError;
-use super::copies::{REMOVED, remove_leftovers};
+use super::copies::{remove_at_once, remove_leftovers};
+use super::load::present;
 use super::manifest::Manifest;
 use super::retain::Fate;
-use crate::storage::{
-    Depth, ErrorKind, FileKind, OwnedTree, Storage, StorageError, StoragePath, StorageUri,
-};
+use crate::storage::{Depth, ErrorKind, FileKind, Storage, StorageError, StoragePath, StorageUri};
 
 /// In the name of a directory that was moved aside, before the time and a piece of the copy's id.
 pub(super) const REPLACED: &str = ".stepdown-replaced-";
@@ -74,11 +72,7 @@ pub async fn list_replaced(
     checkpoint: &StoragePath,
 ) -> Result<Vec<Replaced>, CheckpointError> {
     let parent = checkpoint.parent().unwrap_or_else(StoragePath::root);
-    let entries = match storage.list(&parent, Depth::Children).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
+    let entries = present(storage.list(&parent, Depth::Children).await)?.unwrap_or_default();
     let mut found = Vec::new();
     for entry in entries {
         let at = replaced_at(entry.path.name(), checkpoint.name());
@@ -109,18 +103,7 @@ pub async fn remove_replaced(
     storage: &dyn Storage,
     replaced: &Replaced,
 ) -> Result<(), StorageError> {
-    // First to another name: half of a checkpoint is none.
-    let suffix = format!("{REMOVED}{}", Uuid::new_v4().simple());
-    let doomed = replaced.uri.path.with_suffix(&suffix);
-    match storage.rename(&replaced.uri.path, &doomed).await {
-        Ok(()) => {}
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    }
-    if let Some(tree) = OwnedTree::claim(doomed) {
-        storage.delete_tree(&tree).await?;
-    }
-    Ok(())
+    present(remove_at_once(storage, &replaced.uri.path).await).map(|_| ())
 }
 
 /// Removes what is left beside `checkpoint` of removals that were cut short.

@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::rollouts::{ELSEWHERE, Stage, set, text, wait_until};
+use super::rollouts::{ELSEWHERE, Stage, live_through_all, set, text, wait_until};
 
 /// How many cases run at once; most of the time they wait.
 const AT_ONCE: usize = 4;
@@ -203,36 +202,16 @@ fn resume(stage: &Stage, other_host: bool) -> std::io::Result<Output> {
 /// Runs the cases and says how many there were; panics with all that went wrong.
 fn run_cases(cases: Vec<(&'static Scenario, String, bool)>) -> usize {
     let count = cases.len();
-    let queue = Mutex::new(cases.into_iter());
-    let wrong = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap().next();
-                    let Some((scenario, place, other_host)) = next else {
-                        return;
-                    };
-                    if let Err(why) = scenario.survive(&place, other_host) {
-                        let host = if other_host {
-                            ", gone on with elsewhere"
-                        } else {
-                            ""
-                        };
-                        let line = format!("{} killed at {place}{host}: {why}", scenario.name);
-                        wrong.lock().unwrap().push(line);
-                    }
-                }
-            });
-        }
+    live_through_all(cases, AT_ONCE, |(scenario, place, other_host)| {
+        scenario.survive(&place, other_host).map_err(|why| {
+            let host = if other_host {
+                ", gone on with elsewhere"
+            } else {
+                ""
+            };
+            format!("{} killed at {place}{host}: {why}", scenario.name)
+        })
     });
-    let wrong = wrong.into_inner().unwrap();
-    assert!(
-        wrong.is_empty(),
-        "{} of {count}:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
     count
 }
 

@@ -4,11 +4,10 @@
 //! so each state is met for sure, however short it is.
 
 use std::fs;
-use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use super::rollouts::{Stage, set, text};
+use super::rollouts::{Stage, live_through_all, set, text};
 
 /// How many cases run at once; most of the time they wait.
 const AT_ONCE: usize = 4;
@@ -179,31 +178,8 @@ fn live_through(case: &Case) -> Result<(), String> {
 
 #[test]
 fn operators_are_respected_in_every_state() {
-    let queue = Mutex::new(CASES.iter());
-    let wrong = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().unwrap().next();
-                    let Some(case) = next else {
-                        return;
-                    };
-                    if let Err(why) = live_through(case) {
-                        let (path, place, deed, ..) = case;
-                        let line = format!("{path:?}, {deed:?} at {place}: {why}");
-                        wrong.lock().unwrap().push(line);
-                    }
-                }
-            });
-        }
+    live_through_all(CASES.iter().collect(), AT_ONCE, |case| {
+        let (path, place, deed, ..) = case;
+        live_through(case).map_err(|why| format!("{path:?}, {deed:?} at {place}: {why}"))
     });
-    let wrong = wrong.into_inner().unwrap();
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{}",
-        wrong.len(),
-        CASES.len(),
-        wrong.join("\n")
-    );
 }

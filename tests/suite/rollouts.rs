@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -308,6 +310,39 @@ fn assert_ok(output: &Output) {
 
 pub(crate) fn set(slots: &[&str]) -> BTreeSet<String> {
     slots.iter().map(|slot| (*slot).to_owned()).collect()
+}
+
+/// Lives through all cases, `at_once` at a time; fails with what all of them say that went wrong.
+pub(crate) fn live_through_all<T: Send>(
+    cases: Vec<T>,
+    at_once: usize,
+    live: impl Fn(T) -> Result<(), String> + Sync,
+) {
+    let count = cases.len();
+    let queue = Mutex::new(cases.into_iter());
+    let wrong = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(case) = next else {
+                        return;
+                    };
+                    if let Err(why) = live(case) {
+                        wrong.lock().unwrap().push(why);
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(
+        wrong.is_empty(),
+        "{} of {count}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]

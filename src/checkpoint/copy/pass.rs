@@ -6,6 +6,7 @@ use super::transfer::Transferred;
 use super::{CopyError, CopyRequest, Damage, Event, Events, Work, unless_stopped};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::contents::Contents;
+use crate::checkpoint::finding::Finding;
 use crate::checkpoint::load::{load_contents, location_of};
 use crate::checkpoint::plan::{Plan, PlanOptions, Tally, plan_copy};
 use crate::checkpoint::verify;
@@ -113,11 +114,7 @@ pub(super) async fn pass(
             }
             // Of a running query it may have been read while it was written again.
             Transferred::Damaged(findings) if attempt > 0 => {
-                return Err(CopyError::Damaged {
-                    source_uri: request.source.uri(),
-                    at: request.at,
-                    findings,
-                });
+                return Err(damaged(request, findings));
             }
             Transferred::Damaged(findings) => {
                 last = findings
@@ -145,9 +142,13 @@ pub(super) fn refuse_damage(request: &CopyRequest, plan: &Plan) -> Result<(), Co
     if plan.problems.is_empty() || request.damage == Damage::Accept {
         return Ok(());
     }
-    Err(CopyError::Damaged {
+    Err(damaged(request, plan.problems.clone()))
+}
+
+fn damaged(request: &CopyRequest, findings: Vec<Finding>) -> CopyError {
+    CopyError::Damaged {
         source_uri: request.source.uri(),
         at: request.at,
-        findings: plan.problems.clone(),
-    })
+        findings,
+    }
 }

@@ -10,14 +10,15 @@ use uuid::Uuid;
 use super::journal::Journal;
 use super::stand::Stand;
 use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
+use crate::checkpoint::copies::remove_at_once;
+use crate::checkpoint::load::present;
 use crate::checkpoint::manifest::Manifest;
 use crate::checkpoint::plan::Scope;
 use crate::control::{
     Acquired, Document, Lease, LeaseError, LeaseWatch, load_optional, save_replacing,
 };
 use crate::storage::{
-    Attributes, Depth, ErrorKind, FileKind, OwnedTree, Storage, StorageError, StoragePath,
-    StorageUri,
+    Attributes, Depth, ErrorKind, FileKind, Storage, StorageError, StoragePath, StorageUri,
 };
 
 /// Pause between two looks at another's lease that may have been left.
@@ -342,11 +343,8 @@ impl Work {
         other: &Purpose,
     ) -> Result<(), CopyError> {
         let storage = request.destination.storage.as_ref();
-        let journal = match storage.list(&dir.join("journal"), Depth::Children).await {
-            Ok(entries) => entries,
-            Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
+        let journal = dir.join("journal");
+        let journal = present(storage.list(&journal, Depth::Children).await)?.unwrap_or_default();
         let is_published = find_copy(&request.destination, other.copy_id).await?;
         if journal.is_empty() || is_published.is_some() {
             return Ok(());
@@ -526,17 +524,7 @@ async fn release(storage: &dyn Storage, lease: Lease) {
     }
 }
 
-/// Removes the work directory or one in it, at once for whoever looks on: it is moved to another name
-/// first, one that says that it is stepdown's.
+/// Removes the work directory or one in it, if it is there.
 async fn clear(storage: &dyn Storage, dir: &StoragePath) -> Result<(), StorageError> {
-    let doomed = dir.with_suffix(&format!(".stepdown-old-{}", Uuid::new_v4().simple()));
-    match storage.rename(dir, &doomed).await {
-        Ok(()) => {}
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    }
-    if let Some(tree) = OwnedTree::claim(doomed) {
-        storage.delete_tree(&tree).await?;
-    }
-    Ok(())
+    present(remove_at_once(storage, dir).await).map(|_| ())
 }

@@ -5,6 +5,9 @@ use crate::model::AttemptId;
 use crate::rollout::observation::{Copying, Gate, Life, Phase, Task};
 use crate::rollout::state::{Act, Outcome, State, Strategy, Transfer};
 
+/// Why a rollout waits where the end of x may be an operator's doing.
+const OLD_IS_UNCLEAR: &str = "the old job's marker is not seen, or it has ended: its receipt says whether an operator asked it";
+
 /// What takes the rollout back whatever it is doing.
 fn taken_back(case: Case<'_>) -> Option<Decision> {
     if case.operator_stops_old() && !case.record.promoted {
@@ -75,9 +78,7 @@ pub(super) fn preparing(case: Case<'_>) -> Decision {
         Strategy::StopStart | Strategy::Rolling
             if case.old_end_is_unclear() && !record.promoted =>
         {
-            wait(
-                "the old job's marker is not seen, or it has ended: its receipt says whether an operator asked it",
-            )
+            wait(OLD_IS_UNCLEAR)
         }
         Strategy::StopStart | Strategy::Rolling if case.old_is_gone() => {
             enter(State::Stopped, "the old job does not run")
@@ -254,7 +255,7 @@ pub(super) fn held(case: Case<'_>) -> Decision {
         return enter(State::Stopping, "the new job passed its checks");
     }
     let why = if is_unclear {
-        "the old job's marker is not seen, or it has ended: its receipt says whether an operator asked it"
+        OLD_IS_UNCLEAR
     } else if seen.gate == Gate::Passed {
         "the checks passed; it waits for `promote`"
     } else {

@@ -63,20 +63,28 @@ async fn run(request: &CopyRequest) -> Result<CopyReport, CopyError> {
     copy(request, &copyist(), &|_| (), &CancellationToken::new()).await
 }
 
-/// Every file of the manifest is there with its digest, and no other but the manifest.
-fn assert_manifest_is_true(dir: &Path, manifest: &Manifest) {
-    let mut found = 0;
-    let mut dirs = vec![dir.to_owned()];
+/// All files below `dir/below`, relative to `dir`.
+fn files_in(dir: &Path, below: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.join(below)];
     while let Some(next) = dirs.pop() {
         for entry in std::fs::read_dir(next).unwrap() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_dir() {
                 dirs.push(entry.path());
             } else {
-                found += 1;
+                let relative = entry.path().strip_prefix(dir).unwrap().to_owned();
+                files.push(relative.into_os_string().into_string().unwrap());
             }
         }
     }
+    files.sort();
+    files
+}
+
+/// Every file of the manifest is there with its digest, and no other but the manifest.
+fn assert_manifest_is_true(dir: &Path, manifest: &Manifest) {
+    let found = files_in(dir, "").len();
     assert_eq!(found, manifest.files.len() + 1, "{}", dir.display());
     for file in &manifest.files {
         let content = std::fs::read(dir.join(&file.path)).unwrap();
@@ -136,25 +144,6 @@ async fn every_sample_is_copied_whole_or_refused_with_its_findings() {
     );
 }
 
-/// All files below `dir/state`, relative to `dir`.
-fn state_files(dir: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut dirs = vec![dir.join("state")];
-    while let Some(next) = dirs.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                dirs.push(entry.path());
-            } else {
-                let relative = entry.path().strip_prefix(dir).unwrap().to_owned();
-                files.push(relative.into_os_string().into_string().unwrap());
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_file_that_was_cut_is_never_copied_as_a_sound_one() {
     let (mut copied, mut refused, mut forced) = (0, 0, 0);
@@ -167,7 +156,7 @@ async fn a_state_file_that_was_cut_is_never_copied_as_a_sound_one() {
     ] {
         let sample = Sample::unpack(name);
         let source = sample.path("");
-        for file in state_files(&source) {
+        for file in files_in(&source, "state") {
             let path = source.join(&file);
             let whole = std::fs::read(&path).unwrap();
             for len in [5, whole.len().saturating_sub(1)] {
