@@ -4,7 +4,8 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 # One set of features for all builds of the tests, so that nothing is built twice.
 TEST_FLAGS = --locked --features crash-points
-UNIT_TESTS = '$(CARGO) test $(TEST_FLAGS) --no-fail-fast --lib --bins --test suite' \
+# Half of their time the processor waits for the disk and for intervals: four at once.
+UNIT_TESTS = 'RUST_TEST_THREADS=4 $(CARGO) test $(TEST_FLAGS) --no-fail-fast --lib --bins --test suite' \
 	'$(CARGO) test $(TEST_FLAGS) --doc'
 # Most of them wait for servers that hang; those that compute take turns by themselves.
 CLUSTER_TESTS = 'RUST_TEST_THREADS=4 $(CARGO) test $(TEST_FLAGS) --no-fail-fast --test cluster'

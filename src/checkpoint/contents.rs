@@ -85,6 +85,11 @@ impl<T> BatchLog<T> {
         self.present.last().copied()
     }
 
+    /// The oldest batch.
+    pub fn oldest(&self) -> Option<BatchId> {
+        self.present.first().copied()
+    }
+
     /// Whether the batch is there.
     pub fn has(&self, batch: BatchId) -> bool {
         self.present.binary_search(&batch).is_ok()

@@ -41,6 +41,7 @@ pub async fn list_copies(
             query_id: manifest.query_id.clone(),
             last_planned_batch: manifest.last_planned_batch,
             last_committed_batch: manifest.last_committed_batch,
+            scope: manifest.scope,
             created_at: manifest.created_at,
             files: manifest.files.len() as u64,
             bytes: manifest.total_bytes(),

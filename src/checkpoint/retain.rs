@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::plan::Scope;
 use crate::model::BatchId;
 use crate::storage::StorageUri;
 
@@ -26,6 +27,8 @@ pub struct FoundCopy {
     pub last_planned_batch: Option<BatchId>,
     /// The last committed batch in it.
     pub last_committed_batch: Option<BatchId>,
+    /// How much of its source it has.
+    pub scope: Scope,
     /// When it was made.
     pub created_at: Timestamp,
     /// Its files.
@@ -114,6 +117,7 @@ mod tests {
             query_id: None,
             last_planned_batch: None,
             last_committed_batch: None,
+            scope: Scope::Minimal,
             created_at: Timestamp::from_second(second).unwrap(),
             files: 1,
             bytes: 1,

@@ -50,11 +50,22 @@ impl Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoTarget {
     /// `commits/` has no such file.
-    #[error("batch {batch} is not committed here (commits/{batch} does not exist)")]
+    #[error("batch {batch} is not committed here (commits/{batch} does not exist); {}", choices(.committed.as_ref()))]
     NotCommitted {
         /// The batch that was asked for.
         batch: BatchId,
+        /// The oldest and the newest batch that can be asked for.
+        committed: Option<(BatchId, BatchId)>,
     },
+}
+
+fn choices(committed: Option<&(BatchId, BatchId)>) -> String {
+    match committed {
+        Some((oldest, newest)) => {
+            format!("the committed batches that it still has are {oldest} to {newest}")
+        }
+        None => "no batch is committed here".to_owned(),
+    }
 }
 
 /// What a restart of this checkpoint as of `at` reads.
@@ -88,7 +99,12 @@ pub fn choose_target(contents: &Contents, at: At) -> Result<Target, NoTarget> {
             offset_before: batch_before(contents, batch),
             state_version: after(batch),
         },
-        At::Batch(batch) => return Err(NoTarget::NotCommitted { batch }),
+        At::Batch(batch) => {
+            return Err(NoTarget::NotCommitted {
+                batch,
+                committed: contents.commits.oldest().zip(committed),
+            });
+        }
     })
 }
 

@@ -1,10 +1,10 @@
 //! Progress of long work on stderr: a bar on a terminal, events with `--json`, nothing in a pipe.
 
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::echo::Unechoed;
@@ -49,6 +49,10 @@ fn columns() -> usize {
     }
 }
 
+/// After so long without an advance the bar says since when: a storage that does not answer looks
+/// like a slow one else.
+const STANDSTILL: Duration = Duration::from_secs(5);
+
 /// How often the advance is told as JSON.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -57,7 +61,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     json: bool,
-    advance: Mutex<Advance>,
+    advance: Arc<Mutex<Advance>>,
     unechoed: Mutex<Option<Unechoed>>,
 }
 
@@ -69,8 +73,24 @@ struct Advance {
     all: Tally,
     begun: Instant,
     told: Instant,
+    /// When something happened last.
+    moved: Instant,
+    /// What goes on.
+    step: Step,
     /// A signal asked for the end: the bar says so, whatever else goes on.
     ending: bool,
+}
+
+/// What goes on, as far as the bar tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Planning,
+    Copying,
+    Checking,
+    Replanning,
+    Published,
+    /// Between two passes.
+    Waiting,
 }
 
 impl Advance {
@@ -81,6 +101,8 @@ impl Advance {
             all: Tally::default(),
             begun: Instant::now(),
             told: Instant::now(),
+            moved: Instant::now(),
+            step: Step::Planning,
             ending: false,
         }
     }
@@ -91,17 +113,66 @@ impl Advance {
 
     /// `3/20 files, 12s left, 1.00 MiB/7.00 MiB, 0.50 MiB/s`: what matters least is cut off first.
     fn words(&self, left: Duration) -> String {
-        let seconds = self.begun.elapsed().as_secs().max(1);
-        format!(
-            "{}/{} files, {:#} left, {}/{}, {}/s",
-            self.files,
-            self.all.files,
-            HumanDuration(left),
-            HumanBytes(self.bytes),
-            HumanBytes(self.all.bytes),
-            HumanBytes(self.bytes / seconds)
-        )
+        if self.ending {
+            return "ending; a second Ctrl-C ends at once".to_owned();
+        }
+        let still = self.moved.elapsed();
+        let since = |words: &str| {
+            if still < STANDSTILL {
+                return words.to_owned();
+            }
+            format!("{words}, no advance for {:#}", HumanDuration(still))
+        };
+        match self.step {
+            Step::Planning => since("planning"),
+            Step::Copying if still >= STANDSTILL => {
+                since(&format!("{}/{} files", self.files, self.all.files))
+            }
+            Step::Copying => {
+                let seconds = self.begun.elapsed().as_secs().max(1);
+                format!(
+                    "{}/{} files, {:#} left, {}/{}, {}/s",
+                    self.files,
+                    self.all.files,
+                    HumanDuration(left),
+                    HumanBytes(self.bytes),
+                    HumanBytes(self.all.bytes),
+                    HumanBytes(self.bytes / seconds)
+                )
+            }
+            Step::Checking => since("checking"),
+            Step::Replanning => since("the source changed: planning anew"),
+            Step::Published => "published".to_owned(),
+            Step::Waiting => "waiting for the next pass".to_owned(),
+        }
     }
+
+    /// Notes one event.
+    fn note(&mut self, event: &Event) {
+        self.moved = Instant::now();
+        match event {
+            Event::Planned { to_copy, .. } => {
+                *self = Advance {
+                    all: *to_copy,
+                    step: Step::Copying,
+                    ending: self.ending,
+                    ..Advance::new()
+                };
+            }
+            Event::Copied { bytes } => {
+                self.files += 1;
+                self.bytes += bytes;
+            }
+            Event::Streamed { bytes } => self.bytes += bytes,
+            Event::Checking => self.step = Step::Checking,
+            Event::Replanned { .. } => self.step = Step::Replanning,
+            Event::Published => self.step = Step::Published,
+        }
+    }
+}
+
+fn lock(advance: &Mutex<Advance>) -> MutexGuard<'_, Advance> {
+    advance.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The advance of a pass as a JSON event.
@@ -116,13 +187,21 @@ impl Progress {
     pub(super) fn begin(out: &Output, quiet: bool) -> Self {
         let json = out.format() == Format::Json && !quiet;
         let shown = out.format() == Format::Text && out.is_terminal() && !quiet;
+        let advance = Arc::new(Mutex::new(Advance::new()));
         let bar = shown.then(|| {
             let bar = ProgressBar::new(0);
-            let template = format!("{{bar:{BAR_COLUMNS}}} {{msg}}");
+            let template = format!("{{bar:{BAR_COLUMNS}}} {{words}}");
+            // Asked for at every tick, so that a standstill is seen. Whoever holds the advance must not
+            // draw.
+            let told = Arc::clone(&advance);
+            let words = move |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+                let words = lock(&told).words(state.eta());
+                // A terminal that cannot be written to shows no bar.
+                let _not_shown = to.write_str(fit(&words, columns()));
+            };
             if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style);
+                bar.set_style(style.with_key("words", words));
             }
-            bar.set_message("planning");
             bar.enable_steady_tick(Duration::from_millis(200));
             *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
             bar
@@ -130,38 +209,25 @@ impl Progress {
         Self {
             bar,
             json,
-            advance: Mutex::new(Advance::new()),
+            advance,
             unechoed: Mutex::new(shown.then(Unechoed::begin).flatten()),
         }
     }
 
     /// Shows one event.
     pub(super) fn tell(&self, event: &Event) {
-        let mut advance = self.advance.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Planned { to_copy, .. } => {
-                *advance = Advance {
-                    all: *to_copy,
-                    ending: advance.ending,
-                    ..Advance::new()
-                };
-            }
-            Event::Copied { bytes } => {
-                advance.files += 1;
-                advance.bytes += bytes;
-            }
-            Event::Streamed { bytes } => advance.bytes += bytes,
-            Event::Checking | Event::Replanned { .. } | Event::Published => {}
-        }
+        let (files, bytes) = {
+            let mut advance = lock(&self.advance);
+            advance.note(event);
+            (advance.files, advance.bytes)
+        };
         if self.json {
             match event {
                 Event::Copied { .. } | Event::Streamed { .. } => {
+                    let mut advance = lock(&self.advance);
                     if advance.told.elapsed() >= TELL_EVERY {
                         advance.told = Instant::now();
-                        tell_json(&Told::Copying {
-                            files: advance.files,
-                            bytes: advance.bytes,
-                        });
+                        tell_json(&Told::Copying { files, bytes });
                     }
                 }
                 Event::Planned { .. }
@@ -170,17 +236,24 @@ impl Progress {
                 | Event::Published => tell_json(event),
             }
         }
-        if let Some(bar) = &self.bar {
-            draw(bar, event, &advance);
+        let Some(bar) = &self.bar else { return };
+        match event {
+            Event::Planned { to_copy, .. } => {
+                bar.reset();
+                bar.set_length(Advance::cost(to_copy.files, to_copy.bytes));
+            }
+            Event::Copied { .. } | Event::Streamed { .. } => {
+                bar.set_position(Advance::cost(files, bytes));
+            }
+            Event::Checking | Event::Replanned { .. } | Event::Published => bar.tick(),
         }
     }
 
     /// Shows that the work ends early, because it was told to.
     pub(super) fn ending(&self) {
-        let mut advance = self.advance.lock().unwrap_or_else(PoisonError::into_inner);
-        advance.ending = true;
+        lock(&self.advance).ending = true;
         if let Some(bar) = &self.bar {
-            say(bar, "ending; a second Ctrl-C ends at once");
+            bar.tick();
         }
     }
 
@@ -191,7 +264,8 @@ impl Progress {
                 "copied {copied_files} files, {}; the next pass is in {interval:?}",
                 HumanBytes(copied_bytes)
             ));
-            say(bar, "waiting for the next pass");
+            lock(&self.advance).step = Step::Waiting;
+            bar.tick();
         } else {
             tracing::info!(copied_files, copied_bytes, "a pass is made");
         }
@@ -208,31 +282,6 @@ impl Progress {
     }
 }
 
-fn say(bar: &ProgressBar, words: &str) {
-    bar.set_message(fit(words, columns()).to_owned());
-}
-
-fn draw(bar: &ProgressBar, event: &Event, advance: &Advance) {
-    if advance.ending {
-        return;
-    }
-    let words = match event {
-        Event::Planned { to_copy, .. } => {
-            bar.reset();
-            bar.set_length(Advance::cost(to_copy.files, to_copy.bytes));
-            format!("0 of {} files", to_copy.files)
-        }
-        Event::Copied { .. } | Event::Streamed { .. } => {
-            bar.set_position(Advance::cost(advance.files, advance.bytes));
-            advance.words(bar.eta())
-        }
-        Event::Checking => "checking".to_owned(),
-        Event::Replanned { .. } => "the source changed: planning anew".to_owned(),
-        Event::Published => "published".to_owned(),
-    };
-    say(bar, &words);
-}
-
 /// A reader of stderr that went away misses nothing that the result does not say.
 fn tell_json(event: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(event) {
@@ -243,6 +292,36 @@ fn tell_json(event: &impl Serialize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standstill_is_told_whatever_goes_on() {
+        let left = Duration::from_secs(3);
+        let mut advance = Advance::new();
+        advance.note(&Event::Planned {
+            total: Tally {
+                files: 5,
+                bytes: 50,
+            },
+            to_copy: Tally {
+                files: 4,
+                bytes: 40,
+            },
+            kept: Tally {
+                files: 1,
+                bytes: 10,
+            },
+        });
+        advance.note(&Event::Copied { bytes: 10 });
+        assert_eq!(advance.words(left), "1/4 files, 3s left, 10 B/40 B, 10 B/s");
+        advance.moved -= Duration::from_secs(12);
+        assert_eq!(advance.words(left), "1/4 files, no advance for 12s");
+        advance.note(&Event::Checking);
+        assert_eq!(advance.words(left), "checking");
+        advance.moved -= Duration::from_secs(65);
+        assert_eq!(advance.words(left), "checking, no advance for 65s");
+        advance.ending = true;
+        assert!(advance.words(left).starts_with("ending"));
+    }
 
     #[test]
     fn words_are_cut_to_one_line() {

@@ -115,14 +115,17 @@ pub enum CopyError {
         /// The work directory.
         work: StorageUri,
     },
-    /// A storage refused or did not answer in the middle.
+    /// A storage refused or did not answer.
     #[error(
-        "the copy to {destination} did not come to its end; once {remedy}, the same command goes on \
-         with it"
+        "the copy to {destination} {}; once {remedy}, the same command {}",
+        if *begun { "did not come to its end" } else { "was not begun" },
+        if *begun { "goes on with it" } else { "makes it" }
     )]
     CutShort {
         /// The destination.
         destination: StorageUri,
+        /// Whether there may be work to go on with.
+        begun: bool,
         /// What has to be so before the copy can go on.
         remedy: &'static str,
         /// What the storage said.
@@ -138,7 +141,7 @@ pub enum CopyError {
 
 impl CopyError {
     /// The same, and what to do about it where a storage is the reason.
-    pub(super) fn of_copy_to(self, destination: &Place) -> Self {
+    pub(super) fn of_copy_to(self, destination: &Place, begun: bool) -> Self {
         let (Self::Storage(source)
         | Self::Checkpoint(CheckpointError::Storage(source))
         | Self::Document(DocumentError::Storage(source))
@@ -154,6 +157,7 @@ impl CopyError {
         }
         Self::CutShort {
             destination: destination.uri(),
+            begun,
             remedy: remedy(&source),
             source,
         }

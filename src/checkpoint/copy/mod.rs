@@ -44,7 +44,7 @@ pub use pass::plan_now;
 pub use places::check_places;
 pub use report::{CopyReport, Event, Events};
 pub use request::{Check, CopyRequest, Copyist, Damage, Existing, Pace, Place};
-pub use sync::SyncedCopy;
+pub use sync::{Passed, SyncedCopy};
 pub use work::{Work, clean_up_after, find_spent, work_dir_of};
 
 /// The outcome of `work`, or that it was told to end before. Only for what can be dropped half done.
@@ -73,17 +73,22 @@ pub async fn copy(
     events: Events<'_>,
     shutdown: &CancellationToken,
 ) -> Result<CopyReport, CopyError> {
-    copy_to_the_end(request, copyist, events, shutdown)
-        .await
-        .map_err(|error| error.of_copy_to(&request.destination))
+    let (mut work, first) = match begin(request, copyist, shutdown).await {
+        Ok(ControlFlow::Continue(begun)) => begun,
+        Ok(ControlFlow::Break(report)) => return Ok(report),
+        Err(error) => return Err(error.of_copy_to(&request.destination, false)),
+    };
+    let done = copy_or_settle(&mut work, request, first, events, shutdown).await;
+    work.close(done.is_ok()).await;
+    done.map_err(|error| error.of_copy_to(&request.destination, true))
 }
 
-async fn copy_to_the_end(
+/// The first plan and the work directory; or the copy, if it is there.
+async fn begin(
     request: &CopyRequest,
     copyist: &Copyist,
-    events: Events<'_>,
     shutdown: &CancellationToken,
-) -> Result<CopyReport, CopyError> {
+) -> Result<ControlFlow<CopyReport, (Work, (Contents, Plan))>, CopyError> {
     let first = unless_stopped(request, shutdown, async {
         if let Some(report) = published_before(request).await? {
             clean_up(request, copyist).await;
@@ -96,12 +101,10 @@ async fn copy_to_the_end(
     });
     let first = match first.await? {
         ControlFlow::Continue(first) => first,
-        ControlFlow::Break(report) => return Ok(report),
+        ControlFlow::Break(report) => return Ok(ControlFlow::Break(report)),
     };
-    let mut work = unless_stopped(request, shutdown, Work::open(request, copyist)).await?;
-    let done = copy_or_settle(&mut work, request, first, events, shutdown).await;
-    work.close(done.is_ok()).await;
-    done
+    let work = unless_stopped(request, shutdown, Work::open(request, copyist)).await?;
+    Ok(ControlFlow::Continue((work, first)))
 }
 
 async fn copy_or_settle(

@@ -25,7 +25,11 @@ impl Place {
         StorageUri::new(self.storage.authority().clone(), self.path.clone())
     }
 
-    pub(super) async fn exists(&self) -> Result<bool, StorageError> {
+    /// Whether something stands there.
+    ///
+    /// # Errors
+    /// Storage errors: then it is not known.
+    pub async fn exists(&self) -> Result<bool, StorageError> {
         match self.storage.stat(&self.path).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(false),

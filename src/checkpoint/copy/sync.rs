@@ -8,6 +8,7 @@ use super::{
     CopyError, CopyReport, CopyRequest, Copyist, Events, Existing, Work, check_places,
     copy_or_settle, unless_stopped,
 };
+use crate::checkpoint::finding::Finding;
 use crate::checkpoint::plan::Tally;
 use crate::checkpoint::target::At;
 use crate::storage::StorageUri;
@@ -19,18 +20,33 @@ pub struct SyncedCopy {
     work: Work,
 }
 
+/// What a pass came to.
+#[derive(Debug)]
+pub struct Passed {
+    /// What it had to copy.
+    pub copied: Tally,
+    /// What its plan lacks of what a restart needs; empty unless that is accepted. What the last pass lacks
+    /// is lost.
+    pub problems: Vec<Finding>,
+}
+
 impl SyncedCopy {
     /// Takes up the work directory of the destination, or begins one.
     ///
     /// # Errors
     /// [`CopyError`].
     pub async fn open(request: CopyRequest, copyist: &Copyist) -> Result<Self, CopyError> {
-        check_places(&request).await?;
-        let work = Work::open(&request, copyist).await?;
-        Ok(Self { request, work })
+        let opened = async {
+            check_places(&request).await?;
+            Work::open(&request, copyist).await
+        };
+        match opened.await {
+            Ok(work) => Ok(Self { request, work }),
+            Err(error) => Err(error.of_copy_to(&request.destination, false)),
+        }
     }
 
-    /// One pass as of the last committed batch; says what it had to copy.
+    /// One pass as of the last committed batch.
     ///
     /// # Errors
     /// [`CopyError`]; a later pass goes on with what is there.
@@ -38,7 +54,16 @@ impl SyncedCopy {
         &mut self,
         events: Events<'_>,
         shutdown: &CancellationToken,
-    ) -> Result<Tally, CopyError> {
+    ) -> Result<Passed, CopyError> {
+        let passed = self.pass_once(events, shutdown).await;
+        passed.map_err(|error| error.of_copy_to(&self.request.destination, true))
+    }
+
+    async fn pass_once(
+        &mut self,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<Passed, CopyError> {
         if self.request.existing == Existing::Refuse && self.request.destination.exists().await? {
             return Err(CopyError::Exists {
                 destination: self.request.destination.uri(),
@@ -57,7 +82,10 @@ impl SyncedCopy {
         };
         let proved = self.work.prove(&request, &planned, Look::AtAll);
         unless_stopped(&request, shutdown, proved).await?;
-        Ok(copied)
+        Ok(Passed {
+            copied,
+            problems: planned.plan.problems,
+        })
     }
 
     /// The URI of the work directory, for messages.
@@ -74,11 +102,18 @@ impl SyncedCopy {
         events: Events<'_>,
         shutdown: &CancellationToken,
     ) -> Result<CopyReport, CopyError> {
+        let finished = self.finish_once(events, shutdown).await;
+        finished.map_err(|error| error.of_copy_to(&self.request.destination, true))
+    }
+
+    async fn finish_once(
+        &mut self,
+        events: Events<'_>,
+        shutdown: &CancellationToken,
+    ) -> Result<CopyReport, CopyError> {
         let request = self.request.clone();
         let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
-        copy_or_settle(&mut self.work, &request, first, events, shutdown)
-            .await
-            .map_err(|error| error.of_copy_to(&self.request.destination))
+        copy_or_settle(&mut self.work, &request, first, events, shutdown).await
     }
 
     /// Keeps the work directory while no pass is under way; to be called more often than a third of

@@ -132,12 +132,7 @@ fn in_tests(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Re
 fn copies_of_running_queries_restart_right_with_spark_3_5() -> Result<()> {
     in_tests(
         SparkVersion::V3_5,
-        &[
-            ("aggregation", "hdfs"),
-            ("aggregation", "changelog"),
-            ("join", "rocksdb"),
-            ("files", "hdfs"),
-        ],
+        &[("join", "rocksdb"), ("files", "hdfs")],
     )
 }
 
@@ -145,11 +140,6 @@ fn copies_of_running_queries_restart_right_with_spark_3_5() -> Result<()> {
 fn copies_of_running_queries_restart_right_with_spark_4() -> Result<()> {
     in_tests(
         SparkVersion::V4,
-        &[
-            ("aggregation", "format-v2"),
-            ("aggregation", "rocksdb"),
-            ("two-operators", "changelog"),
-            ("join", "format-v2"),
-        ],
+        &[("aggregation", "format-v2"), ("two-operators", "changelog")],
     )
 }

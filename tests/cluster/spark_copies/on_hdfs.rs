@@ -65,7 +65,8 @@ fn copy_there(
 }
 
 #[test]
-fn copies_of_a_checkpoint_on_hdfs_restart_right_with_spark_3_5() -> Result<()> {
+#[ignore = "the other Spark: `make soak`"]
+fn soak_copies_of_a_checkpoint_on_hdfs_restart_right_with_spark_3_5() -> Result<()> {
     copy_there(SparkVersion::V3_5, "aggregation", "hdfs", &[])
 }
 

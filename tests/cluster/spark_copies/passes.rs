@@ -33,8 +33,8 @@ fn sync(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Result
         let to = format!("{}-synced", query.checkpoint);
         let mut copy = lab.sync(request(local(&query.checkpoint), local(&to), At::Planned))?;
         for pass in 0..PASSES {
-            let tally = lab.block_on(copy.pass(&|_| (), &never))?;
-            ensure!(tally.files > 0, "pass {pass} had nothing to do");
+            let passed = lab.block_on(copy.pass(&|_| (), &never))?;
+            ensure!(passed.copied.files > 0, "pass {pass} had nothing to do");
             // The last noted batch may not be committed yet, nor may the one after it be.
             lab.spark.await_batch(&query, last_batch(&query)?.0 + 2)?;
         }
@@ -67,10 +67,13 @@ fn sync(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Result
 
 #[test]
 fn a_synced_copy_restarts_right_and_its_last_pass_is_short_with_spark_3_5() -> Result<()> {
-    sync(
-        SparkVersion::V3_5,
-        &[("aggregation", "hdfs"), ("aggregation", "rocksdb")],
-    )
+    sync(SparkVersion::V3_5, &[("aggregation", "rocksdb")])
+}
+
+#[test]
+#[ignore = "the rest of the kinds: `make soak`"]
+fn soak_synced_copies_restart_right_with_spark_3_5() -> Result<()> {
+    sync(SparkVersion::V3_5, &[("aggregation", "hdfs")])
 }
 
 #[test]

@@ -140,6 +140,13 @@ fn a_dry_run_says_what_and_why_and_writes_nothing() {
     }
     let listed = bench.run(&["copy", "-v", "--dry-run", "ck", "copy"]);
     assert!(listed.stdout.contains("offsets/13"), "{listed:?}");
+    let replace = ["copy", "--dry-run", "--replace", "ck"];
+    for (destination, replaces) in [("copy", false), ("home", true)] {
+        let args = [&replace[..], &[destination]].concat();
+        assert_eq!(bench.json(&args, 0)["replaces"], json!(replaces));
+        let text = bench.run(&args).stdout;
+        assert_eq!(text.contains("would be moved aside"), replaces, "{text}");
+    }
     assert_eq!(picture(&bench.path("")), before);
 }
 
@@ -234,6 +241,7 @@ fn old_copies_go_and_never_the_newest_sound_one_nor_one_in_use() {
     assert_eq!(in_use, [true, true, false, false, false, false]);
     let text = bench.run(&["ls", "copies"]).stdout;
     assert!(text.contains("forced") && text.contains("in use"), "{text}");
+    assert!(text.contains("SCOPE") && text.contains("minimal"), "{text}");
     assert!(!text.contains("stranger"), "{text}");
 
     let fates = |args: &[&str]| -> Vec<String> {

@@ -197,6 +197,40 @@ fn batches_and_parents_that_are_not_there_are_exit_code_7() {
     ] {
         bench.refused(args, 7);
     }
+    let told = bench.refused(&["rewind", "--to", "999", "ck", "copy"], 7);
+    assert!(told.contains("are 0 to 8"), "{told}");
+}
+
+#[test]
+fn passes_over_damage_say_what_would_be_lost() {
+    let bench = Bench::with("3.5.9-agg-hdfs-damaged-missing-delta");
+    let pass = bench.json(&["sync", "--force", "ck", "copy"], 0);
+    assert_eq!(pass["problems"][0]["path"], "state/0/1/8.delta", "{pass}");
+    let once = ["sync", "--force", "--quiet", "ck", "copy"];
+    let told = bench.run(&once).stdout;
+    assert!(
+        told.contains("would be lost") && told.contains("8.delta"),
+        "{told}"
+    );
+    let (interval, quiet) = ("--interval=50ms", "--until-stopped=200ms");
+    let several = bench.run(&["sync", "--force", interval, quiet, "ck", "copy"]);
+    assert_eq!(several.code, 0, "{several:?}");
+    let warned = several.stderr.matches("would be lost").count();
+    assert_eq!(warned, 1, "{several:?}");
+}
+
+#[test]
+fn what_was_not_begun_is_not_said_to_be_cut_short() {
+    let bench = Bench::with("3.5.9-agg-hdfs-clean");
+    let no_answer = "hdfs://127.0.0.1:1/ck";
+    for args in [
+        &["copy", no_answer, "copy"][..],
+        &["copy", "ck", no_answer],
+        &["sync", "ck", no_answer],
+    ] {
+        let told = bench.refused(args, 5);
+        assert!(told.contains("was not begun"), "{args:?}: {told}");
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Lab {
         let mut copy = self.open().await.unwrap();
         let copied = copy.pass(&|_| (), &CancellationToken::new()).await;
         copy.close(false).await;
-        copied.unwrap()
+        copied.unwrap().copied
     }
 
     async fn finish(&self) -> Tally {

@@ -134,9 +134,11 @@ async fn no_plan_has_what_a_copy_must_not_have() {
                     Ok(plan) => check_never(&format!("{name} {at:?} {scope:?}"), &contents, &plan),
                     Err(refused) => {
                         let batch = BatchId(at_n.0 - 2);
+                        let commits = &contents.commits;
+                        let committed = commits.oldest().zip(commits.newest());
                         assert_eq!(
                             refused,
-                            PlanRefused::NoTarget(NoTarget::NotCommitted { batch })
+                            PlanRefused::NoTarget(NoTarget::NotCommitted { batch, committed })
                         );
                         assert!(!contents.commits.has(batch), "{name}");
                     }

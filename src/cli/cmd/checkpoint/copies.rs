@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::copying::copyist;
-use super::text::{batch, size};
+use super::text::{batch, size, word};
 use super::{LsArgs, RetainArgs, place};
 use crate::app::App;
 use crate::checkpoint::copies::{Removed, list_copies, remove_copy, remove_leftovers};
@@ -42,6 +42,7 @@ impl Report for Copies {
                     plain(batch(copy.last_planned_batch)),
                     plain(batch(copy.last_committed_batch)),
                     plain(ago(copy.created_at, now)),
+                    plain(word(copy.scope)),
                     plain(copy.files.to_string()),
                     plain(size(copy.bytes)),
                     note,
@@ -54,6 +55,7 @@ impl Report for Copies {
             "PLANNED",
             "COMMITTED",
             "MADE",
+            "SCOPE",
             "FILES",
             "SIZE",
             "",

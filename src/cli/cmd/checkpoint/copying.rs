@@ -119,10 +119,12 @@ pub(super) fn tell_copy(report: &CopyReport, context: &mut Context) -> Result<()
 /// What a copy would consist of; nothing is written.
 pub(super) async fn show_plan(request: &CopyRequest, context: &mut Context) -> Result<Status> {
     check_places(request).await?;
+    let replaces = request.existing == Existing::MoveAside && request.destination.exists().await?;
     let (contents, plan) = plan_now(request).await?;
     let listing = &contents.listing;
     let report = PlanReport {
         dry_run: true,
+        replaces,
         source: request.source.uri(),
         destination: request.destination.uri(),
         scope: plan.scope,

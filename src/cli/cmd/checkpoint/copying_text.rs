@@ -18,6 +18,8 @@ use crate::storage::StorageUri;
 #[derive(Debug, Serialize)]
 pub(super) struct PlanReport {
     pub(super) dry_run: bool,
+    /// Whether what stands at the destination would be moved aside.
+    pub(super) replaces: bool,
     pub(super) source: StorageUri,
     pub(super) destination: StorageUri,
     pub(super) scope: Scope,
@@ -78,8 +80,13 @@ fn left_out_words(why: LeftOut) -> &'static str {
 
 impl Report for PlanReport {
     fn text(&self, look: Look) -> String {
+        let aside = if self.replaces {
+            "what stands there now would be moved aside\n"
+        } else {
+            ""
+        };
         let mut text = format!(
-            "would copy {} ({}) from {} to {}\n{}\n\n",
+            "would copy {} ({}) from {} to {}\n{}\n{aside}\n",
             tally(self.total),
             word(self.scope),
             printable(&self.source.to_string()),

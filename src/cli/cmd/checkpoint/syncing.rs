@@ -6,11 +6,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::copying::{Course, copyist, request, show_plan, tell_copy};
-use super::text::tally;
+use super::text::{add_findings, tally};
 use super::{SyncArgs, place};
 use crate::app::App;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::copy::{CopyError, CopyReport, Event, Place, SyncedCopy};
+use crate::checkpoint::copy::{CopyError, CopyReport, Event, Passed, Place, SyncedCopy};
+use crate::checkpoint::finding::Finding;
 use crate::checkpoint::plan::Tally;
 use crate::checkpoint::progress::{Progress as Batches, load_progress};
 use crate::cli::Context;
@@ -35,17 +36,24 @@ struct Synced {
     passes: u64,
     /// What all passes had to copy.
     copied: Tally,
+    /// What the last one overruled: this would be lost, were the copy published as it is.
+    problems: Vec<Finding>,
 }
 
 impl Report for Synced {
-    fn text(&self, _look: Look) -> String {
+    fn text(&self, look: Look) -> String {
         let passes = if self.passes == 1 { "pass" } else { "passes" };
-        format!(
+        let mut text = format!(
             "{} {passes} copied {}; --finish makes the last pass and lets {} appear",
             self.passes,
             tally(self.copied),
             printable(&self.destination.to_string())
-        )
+        );
+        if !self.problems.is_empty() {
+            text.push_str("\nforced; as the source is now, this would be lost:");
+            add_findings(&mut text, &self.problems, look);
+        }
+        text
     }
 }
 
@@ -68,6 +76,7 @@ pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> R
         destination: request.destination.uri(),
         passes: 0,
         copied: Tally::default(),
+        problems: Vec::new(),
     };
     let copyist = copyist(app)?;
     // Another host's work directory may have to be waited for.
@@ -91,7 +100,10 @@ pub(super) async fn sync(args: &SyncArgs, app: &App, context: &mut Context) -> R
     passes.copy.close(published).await;
     match ended.map_err(|error| course.failure(error))? {
         Ended::Published(report) => tell_copy(&report, context)?,
-        Ended::UpToDate(synced) => context.out.confirmation(&synced)?,
+        Ended::UpToDate(synced) if synced.problems.is_empty() => {
+            context.out.confirmation(&synced)?;
+        }
+        Ended::UpToDate(synced) => context.out.result(&synced)?,
     }
     Ok(Exit::Ok.into())
 }
@@ -192,7 +204,13 @@ impl Passes<'_> {
             let report = self.copy.finish(&events, shutdown).await?;
             return Ok(Round::Published(Box::new(report)));
         }
-        let copied = self.copy.pass(&events, shutdown).await?;
+        let Passed { copied, problems } = self.copy.pass(&events, shutdown).await?;
+        if repeats && problems != summary.problems {
+            for problem in &problems {
+                tracing::warn!("forced; as the source is now, this would be lost: {problem}");
+            }
+        }
+        summary.problems = problems;
         summary.passes += 1;
         summary.copied.files += copied.files;
         summary.copied.bytes += copied.bytes;
