@@ -5,9 +5,10 @@ import os
 import signal
 import time
 
-from harness import ROOT, START_S, Job, check, described_attempt, kit_jar, newest, stepdown, wait_until
+from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
 from hdfs import Hdfs
 from queries import AVAILABLE_NOW, written_rows
+from rollouts import OnYarn
 from yarn import Yarn
 
 ALL = {}
@@ -625,11 +626,6 @@ def on_yarn(home, deploy_mode):
     """Its marker goes: FINISHED, SUCCEEDED, one attempt, a receipt that says clean."""
     with Yarn(home) as yarn:
         conf, environment = yarn.settings(deploy_mode)
-        conf["spark.jars"] = str(kit_jar())
-        conf["spark.submit.pyFiles"] = str(ROOT / "driver/tests/queries.py")
-        if deploy_mode == "cluster":
-            # The jar's name in the container's directory.
-            conf["spark.driver.extraClassPath"] = kit_jar().name
         with Job(yarn.home, args=["--batch-seconds", 3], conf=conf, environment=environment) as job:
             stepdown("init", job.control)
             config = job.write_config()
@@ -645,9 +641,7 @@ def on_yarn(home, deploy_mode):
             check(job.await_end() == 0, "exit code")
             job.check_clean()
             check(job.last_committed() == batch, "another batch than the running one was the last")
-            application = yarn.await_application("FINISHED")
-            check(application["finalStatus"] == "SUCCEEDED", f"{application}")
-            check(len(yarn.attempts(application)) == 1, "there was a second attempt")
+            yarn.check_succeeded(yarn.await_application("FINISHED"))
             check(job.status()["phase"] == "ended", f"phase {job.status()['phase']}")
 
 
@@ -659,3 +653,27 @@ def on_yarn_in_client_mode(home):
 @only("3.5.9", "4.3.0")
 def on_yarn_in_cluster_mode(home):
     on_yarn(home, "cluster")
+
+
+@only("4.3.0")
+def rollouts_on_yarn(home):
+    """Applications in cluster mode take over from each other, started as docs/rollouts.md says."""
+    with Yarn(home) as yarn, OnYarn(yarn) as clicks:
+        clicks.roll_out("stop-start")
+        for strategy in ("hand-over", "stop-start", "parallel"):
+            clicks.await_commits()
+            if strategy == "parallel":
+                clicks.stop()
+                check(clicks.rows() == (0, 0, 0), f"{clicks.rows()}")
+                clicks.roll_out("stop-start")
+                clicks.await_commits()
+            clicks.roll_out(strategy)
+        clicks.await_commits()
+        clicks.stop()
+        # While both ran, both did the same batches.
+        lost, twice, _ = clicks.rows()
+        check((lost, twice) == (0, 0), f"{clicks.rows()}")
+        check(len(yarn.applications()) == clicks.version, f"{yarn.applications()}")
+        for application in yarn.applications():
+            check(application["state"] == "FINISHED", f"{application}")
+            yarn.check_succeeded(application)

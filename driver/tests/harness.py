@@ -73,6 +73,35 @@ def replace_block(page, begin, end, text):
     new.rename(page)
 
 
+def settings_of_all(directory, classes=()):
+    """What every job is started with."""
+    return {
+        "spark.master": "local[2]",
+        "spark.driver.memory": "700m",
+        # Half of a short job's time is its start.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.warehouse.dir": str(directory / "warehouse"),
+        "spark.plugins": "io.stepdown.StepdownPlugin",
+        "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *classes))),
+        "spark.stepdown.interval": "100ms",
+    }
+
+
+def environment_of(home):
+    """What every job has in its environment."""
+    return {
+        "PYTHONPATH": str(home),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_HOME": str(home / "pyspark"),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+
+
 class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
@@ -105,20 +134,7 @@ class Job:
 
     def launch(self):
         home = self.home
-        settings = {
-            "spark.master": "local[2]",
-            "spark.driver.memory": "700m",
-            # Half of a short job's time is its start.
-            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-            "spark.ui.enabled": "false",
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.sql.shuffle.partitions": "1",
-            "spark.sql.warehouse.dir": str(self.dir / "warehouse"),
-            "spark.plugins": "io.stepdown.StepdownPlugin",
-            "spark.driver.extraClassPath": ":".join(map(str, (kit_jar(), *self.classes))),
-            "spark.stepdown.interval": "100ms",
-        }
+        settings = settings_of_all(self.dir, self.classes)
         if self.uses_control:
             settings["spark.stepdown.control"] = str(self.control)
         if self.follows:
@@ -128,15 +144,7 @@ class Job:
         for key, value in settings.items():
             flags += ["--conf", f"{key}={value}".replace("{dir}", str(self.dir))]
         script = [str(HERE / self.script), str(self.dir), *map(str, self.args)]
-        environment = dict(
-            os.environ,
-            PYTHONPATH=str(home),
-            PYTHONDONTWRITEBYTECODE="1",
-            PYSPARK_PYTHON=sys.executable,
-            SPARK_HOME=str(home / "pyspark"),
-            SPARK_LOCAL_IP="127.0.0.1",
-            **self.environment,
-        )
+        environment = dict(os.environ, **environment_of(home), **self.environment)
         if self.launcher == "spark-submit":
             command = [str(home / "pyspark/bin/spark-submit"), *flags, *script]
         else:

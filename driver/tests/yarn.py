@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from harness import ROOT, START_S, wait_until
+from harness import ROOT, START_S, check, kit_jar, wait_until
 from servers import Servers, await_port, free_address
 
 RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
@@ -81,25 +81,56 @@ class Yarn(Servers):
                    self.ask("nodes")["nodes"]["node"][0]["state"] == "RUNNING")
         return self
 
+    def __exit__(self, *error):
+        # Containers outlive the NodeManager that started them.
+        for application in self.applications():
+            if application["state"] != "FINISHED":
+                self.end(application)
+        super().__exit__(*error)
+
+    def end(self, application):
+        url = f"http://{self.web}/ws/v1/cluster/apps/{application['id']}/state"
+        asked = urllib.request.Request(url, b'{"state": "KILLED"}', method="PUT",
+                                       headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=20):
+            pass
+        wait_until(60, f"{application['id']} ended", lambda: self.ask(
+            f"apps/{application['id']}")["app"]["state"] in ("KILLED", "FINISHED", "FAILED"))
+
     def ask(self, what):
         with urllib.request.urlopen(f"http://{self.web}/ws/v1/cluster/{what}", timeout=20) as answer:
             return json.load(answer)
 
+    def applications(self):
+        """All applications, as the ResourceManager describes them, oldest first."""
+        found = (self.ask("apps").get("apps") or {}).get("app") or []
+        return sorted(found, key=lambda application: application["id"])
+
     def application(self):
-        """The one application, as the ResourceManager describes it; None before there is one."""
-        found = self.ask("apps").get("apps") or {}
-        return found["app"][-1] if found.get("app") else None
+        """The newest one; None before there is one."""
+        return (self.applications() or [None])[-1]
 
     def await_application(self, state):
         return wait_until(START_S, f"the application is {state}", lambda: (
             self.application() if (self.application() or {}).get("state") == state else None))
 
+    def check_succeeded(self, application):
+        """It ended by itself and was not started again."""
+        check(application["finalStatus"] == "SUCCEEDED", f"{application}")
+        check(len(self.attempts(application)) == 1, "there was a second attempt")
+
     def attempts(self, application):
         return self.ask(f"apps/{application['id']}/appattempts")["appAttempts"]["appAttempt"]
 
     def settings(self, deploy_mode):
-        """What a job needs beside what all jobs have."""
-        return {
+        """What a job needs beside what all jobs have, and its environment."""
+        in_container = {
+            # The jar's name in the container's directory.
+            "spark.driver.extraClassPath": kit_jar().name,
+        } if deploy_mode == "cluster" else {}
+        return in_container | {
+            "spark.jars": str(kit_jar()),
+            "spark.submit.pyFiles": str(ROOT / "driver/tests/queries.py"),
             "spark.master": "yarn",
             "spark.submit.deployMode": deploy_mode,
             "spark.yarn.jars": f"local:{self.home}/pyspark/jars/*",

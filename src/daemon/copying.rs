@@ -12,10 +12,7 @@ use super::drive::Drive;
 use super::slot::SlotEngine;
 use super::stopping::StepError;
 use crate::checkpoint::CheckpointError;
-use crate::checkpoint::copy::{
-    Check, CopyError, CopyReport, CopyRequest, Damage, Existing, Pace, Place, copy,
-};
-use crate::checkpoint::plan::Scope;
+use crate::checkpoint::copy::{CopyError, CopyReport, CopyRequest, Existing, Place, copy};
 use crate::checkpoint::target::At;
 use crate::control::LeaseError;
 use crate::marker::poll::error_chain;
@@ -105,15 +102,8 @@ impl SlotEngine {
         for (source, destination) in todo {
             let request = CopyRequest {
                 copy_id: Some(copy_id(stop_id, &source, &destination)),
-                source,
-                destination,
-                at: At::Planned,
-                scope: Scope::Minimal,
-                new_query_id: None,
                 existing: orders.existing,
-                damage: Damage::Refuse,
-                check: Check::Restart,
-                pace: Pace::default(),
+                ..CopyRequest::new(source, destination, At::Planned)
             };
             let end = match self.copy_one(&request, drive).await? {
                 Ok(report) => {

@@ -9,6 +9,7 @@ pub mod batches;
 pub mod checkpoint_tree;
 pub mod client;
 pub mod cluster_slot;
+pub mod copyist;
 pub mod daemon;
 pub mod ha;
 pub mod hadoop;

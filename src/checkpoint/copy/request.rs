@@ -120,3 +120,22 @@ pub struct CopyRequest {
     /// How fast.
     pub pace: Pace,
 }
+
+impl CopyRequest {
+    /// A minimal copy with the identity of its source, which is refused where something stands at the
+    /// destination or the source is damaged.
+    pub fn new(source: Place, destination: Place, at: At) -> Self {
+        Self {
+            source,
+            destination,
+            at,
+            scope: Scope::Minimal,
+            new_query_id: None,
+            copy_id: None,
+            existing: Existing::Refuse,
+            damage: Damage::Refuse,
+            check: Check::Restart,
+            pace: Pace::default(),
+        }
+    }
+}

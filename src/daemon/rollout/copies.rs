@@ -11,11 +11,9 @@ use uuid::Uuid;
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::QueryId;
 use crate::checkpoint::copy::{
-    Check, CopyError, CopyRequest, Copyist, Damage, Existing, Pace, Place, SyncedCopy, copy,
-    work_dir_of,
+    CopyError, CopyRequest, Copyist, Existing, Place, SyncedCopy, copy, work_dir_of,
 };
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::plan::Scope;
 use crate::checkpoint::target::At;
 use crate::marker::poll::error_chain;
 use crate::rollout::observation::Copying;
@@ -192,17 +190,11 @@ impl Work {
 
     fn request(&self, pair: &Pair, at: At, new_query_id: Option<QueryId>) -> CopyRequest {
         CopyRequest {
-            source: pair.source.clone(),
-            destination: pair.destination.clone(),
-            at,
-            scope: Scope::Minimal,
             new_query_id,
             copy_id: Some(pair.copy_id(self.rollout)),
             // The other slot's checkpoint of an earlier time: its job is stopped, and it is kept.
             existing: Existing::MoveAside,
-            damage: Damage::Refuse,
-            check: Check::Restart,
-            pace: Pace::default(),
+            ..CopyRequest::new(pair.source.clone(), pair.destination.clone(), at)
         }
     }
 

@@ -728,6 +728,32 @@ impl Count {
         }
         table
     }
+
+    /// The ways as a picture: forward in full lines, back in dotted ones, ends round.
+    fn picture(&self) -> String {
+        const BACK: [State; 3] = [State::Aborting, State::RecoverOld, State::NeedsHuman];
+        let lines = self.ways.iter().map(|(from, to)| {
+            // An end is in bold in the table.
+            let end = to.trim_matches('*');
+            let is_end = end != to;
+            let forward = if is_end {
+                end == Outcome::RolledOut.as_str()
+            } else {
+                !BACK.iter().any(|state| state.as_str() == end)
+            };
+            let arrow = if forward { "-->" } else { "-.->" };
+            let (open, close) = if is_end { ("([", "])") } else { ("[", "]") };
+            let (from_id, to_id) = (id_of(from.as_str()), id_of(end));
+            format!("    {from_id}[{from}] {arrow} {to_id}{open}{end}{close}\n")
+        });
+        let lines: String = lines.collect();
+        format!("```mermaid\nflowchart TD\n{lines}```\n")
+    }
+}
+
+/// What a picture calls a state.
+fn id_of(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 /// To be sure that nothing of y is left may take all the time there is: x's start has its own.
@@ -811,11 +837,11 @@ fn the_never_list_holds_over_a_hundred_thousand_histories() {
         let times = acts.get(&act).copied().unwrap_or(0);
         assert!(times > 100, "{act}: {times} of {acts:?}");
     }
-    check_picture(&count.table());
+    check_ways(&format!("{}\n{}", count.picture(), count.table()));
 }
 
-/// The table of ways in the documentation is the one that the histories took.
-fn check_picture(table: &str) {
+/// The ways in the documentation are those that the histories took.
+fn check_ways(table: &str) {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rollouts.md");
     let text = std::fs::read_to_string(file).unwrap();
     let (head, rest) = text.split_once("<!-- generated: ways -->\n").unwrap();

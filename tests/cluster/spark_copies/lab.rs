@@ -7,13 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use stepdown::checkpoint::copy::{
-    Check, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, Pace, Place, SyncedCopy, copy,
-};
-use stepdown::checkpoint::plan::Scope;
+use stepdown::checkpoint::copy::{Check, CopyReport, CopyRequest, Event, Place, SyncedCopy, copy};
 use stepdown::checkpoint::target::At;
-use stepdown::control::{LeaseOwner, LeasePolicy};
-use stepdown::process::{identify, this_host};
 use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::local::{LocalOptions, LocalStorage};
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::hdfs_adapter::path;
 use super::sums::{Feed, check};
+use crate::common::copyist::copyist;
 use crate::common::scratch::scratch_dir;
 use crate::common::spark::{QueryPace, Rows};
 use crate::common::{Query, Spark, SparkVersion, Turn};
@@ -119,7 +115,7 @@ impl Lab {
                 self.replans.fetch_add(1, Ordering::Relaxed);
             }
         };
-        let (copyist, never) = (copyist(), CancellationToken::new());
+        let (copyist, never) = (copyist(TTL)?, CancellationToken::new());
         let copied = copy(request, &copyist, &events, &never);
         self.runtime
             .block_on(copied)
@@ -138,7 +134,7 @@ impl Lab {
 
     /// Opens a copy in several passes.
     pub(crate) fn sync(&self, request: CopyRequest) -> Result<SyncedCopy> {
-        Ok(self.block_on(SyncedCopy::open(request, &copyist()))?)
+        Ok(self.block_on(SyncedCopy::open(request, &copyist(TTL)?))?)
     }
 
     /// Restarts the queries at their checkpoints together, lets each do some batches, checks all that
@@ -203,33 +199,12 @@ pub(crate) fn slow(dir: &str, delay: Duration) -> Place {
 /// A minimal copy.
 pub(crate) fn request(source: Place, destination: Place, at: At) -> CopyRequest {
     CopyRequest {
-        source,
-        destination,
-        at,
-        scope: Scope::Minimal,
-        new_query_id: None,
-        existing: Existing::Refuse,
-        damage: Damage::Refuse,
         check: Check::ReadBack,
-        pace: Pace::default(),
-        copy_id: None,
+        ..CopyRequest::new(source, destination, at)
     }
 }
 
-fn copyist() -> Copyist {
-    Copyist {
-        owner: LeaseOwner {
-            instance: uuid::Uuid::new_v4(),
-            process: identify(std::process::id()).unwrap(),
-            taken_at: jiff::Timestamp::now(),
-        },
-        policy: LeasePolicy {
-            ttl: Duration::from_secs(5),
-            owner_has_ended: |_| false,
-        },
-        host: this_host().unwrap().name,
-    }
-}
+const TTL: Duration = Duration::from_secs(5);
 
 /// All files below `dir`, by relative path, with their content.
 pub(crate) fn contents(dir: &Path) -> Result<std::collections::BTreeMap<String, Vec<u8>>> {

@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepdown::checkpoint::copy::{
-    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Existing, Pace, Place, copy,
+    Check, CopyError, CopyReport, CopyRequest, Damage, Existing, Place, copy,
 };
 use stepdown::checkpoint::finding::Finding;
 use stepdown::checkpoint::manifest::Manifest;
-use stepdown::checkpoint::plan::Scope;
 use stepdown::checkpoint::target::At;
 use stepdown::checkpoint::verify::{Thoroughness, Verdict, VerifyOptions, verify};
-use stepdown::control::{LeaseOwner, LeasePolicy};
 use stepdown::model::BatchId;
-use stepdown::process::{identify, this_host};
 use stepdown::storage::StoragePath;
 use stepdown::storage::local::{LocalOptions, LocalStorage};
 use stepdown::storage::memory::MemoryStorage;
 use tokio_util::sync::CancellationToken;
 
 use super::samples::{Sample, table};
+use crate::common::copyist::copyist;
 
 fn place(path: &Path) -> Place {
     Place {
@@ -31,37 +29,21 @@ fn place(path: &Path) -> Place {
 
 fn request(from: &Path, to: &Path) -> CopyRequest {
     CopyRequest {
-        source: place(from),
-        destination: place(to),
-        at: At::Planned,
-        scope: Scope::Minimal,
-        new_query_id: None,
-        copy_id: None,
-        existing: Existing::Refuse,
-        damage: Damage::Refuse,
         check: Check::ReadBack,
-        pace: Pace::default(),
+        ..CopyRequest::new(place(from), place(to), At::Planned)
     }
 }
 
-fn copyist() -> Copyist {
-    let host = this_host().unwrap().name;
-    Copyist {
-        owner: LeaseOwner {
-            instance: uuid::Uuid::new_v4(),
-            process: identify(std::process::id()).unwrap(),
-            taken_at: jiff::Timestamp::now(),
-        },
-        policy: LeasePolicy {
-            ttl: Duration::from_secs(5),
-            owner_has_ended: |_| false,
-        },
-        host,
-    }
-}
+const TTL: Duration = Duration::from_secs(5);
 
 async fn run(request: &CopyRequest) -> Result<CopyReport, CopyError> {
-    copy(request, &copyist(), &|_| (), &CancellationToken::new()).await
+    copy(
+        request,
+        &copyist(TTL).unwrap(),
+        &|_| (),
+        &CancellationToken::new(),
+    )
+    .await
 }
 
 /// All files below `dir/below`, relative to `dir`.
@@ -217,7 +199,7 @@ async fn a_copy_that_was_cut_short_goes_on_where_it_was() {
     let request = request(&sample.path(""), &destination);
     let stopped = CancellationToken::new();
     stopped.cancel();
-    let cut = copy(&request, &copyist(), &|_| (), &stopped).await;
+    let cut = copy(&request, &copyist(TTL).unwrap(), &|_| (), &stopped).await;
     assert!(matches!(cut, Err(CopyError::Interrupted { .. })), "{cut:?}");
     assert!(!destination.exists());
     let report = run(&request).await.unwrap();
@@ -238,7 +220,13 @@ async fn a_call_with_the_id_of_a_copy_that_stands_clears_what_was_left_beside_it
             *kept.lock().unwrap() = content;
         }
     };
-    let made = copy(&request, &copyist(), &events, &CancellationToken::new()).await;
+    let made = copy(
+        &request,
+        &copyist(TTL).unwrap(),
+        &events,
+        &CancellationToken::new(),
+    )
+    .await;
     let made = made.unwrap();
     std::fs::create_dir_all(purpose.parent().unwrap()).unwrap();
     std::fs::write(&purpose, &*kept.lock().unwrap()).unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stepdown::checkpoint::CheckpointError;
 use stepdown::checkpoint::contents::Contents;
-use stepdown::checkpoint::copy::{Check, CopyRequest, Damage, Existing, Pace, Place, plan_now};
+use stepdown::checkpoint::copy::{CopyRequest, Place, plan_now};
 use stepdown::checkpoint::finding::Code;
 use stepdown::checkpoint::inspect::{QueryState, inspect};
 use stepdown::checkpoint::load::load_contents;
@@ -173,18 +173,8 @@ async fn a_log_that_is_purged_under_the_first_plan_of_a_copy_is_no_damage() {
         let dir = scripted.sample.dir.clone();
         let beside = dir.with_suffix("-copy");
         let local = Arc::new(scripted.sample.storage.clone());
-        let request = CopyRequest {
-            source: place(Arc::new(scripted.storage), dir),
-            destination: place(local, beside),
-            at,
-            scope: Scope::Minimal,
-            new_query_id: None,
-            copy_id: None,
-            existing: Existing::Refuse,
-            damage: Damage::Refuse,
-            check: Check::Restart,
-            pace: Pace::default(),
-        };
+        let source = place(Arc::new(scripted.storage), dir);
+        let request = CopyRequest::new(source, place(local, beside), at);
         let (_, plan) = plan_now(&request).await.unwrap();
         assert_eq!(plan.problems, [], "{path}");
         assert_eq!(scripted.script.faults(), 1, "{path}");

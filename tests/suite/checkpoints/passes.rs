@@ -3,22 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepdown::checkpoint::copy::{
-    Check, CopyError, CopyRequest, Copyist, Damage, Existing, Pace, Place, SyncedCopy, copy,
-};
+use stepdown::checkpoint::copy::{CopyError, CopyRequest, Place, SyncedCopy, copy};
 use stepdown::checkpoint::manifest::Manifest;
 use stepdown::checkpoint::plan::{Scope, Tally};
 use stepdown::checkpoint::target::At;
-use stepdown::control::{LeaseError, LeaseOwner, LeasePolicy};
+use stepdown::control::LeaseError;
 use stepdown::model::AttemptId;
-use stepdown::process::identify;
 use stepdown::storage::faulty::{Fault, FaultScript, Faulty, Operation, When};
 use stepdown::storage::memory::MemoryStorage;
 use stepdown::storage::{CreateMode, Depth, ErrorKind, FileKind, Storage, StoragePath};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::common::checkpoint_tree::{self as trees, Shape};
+use crate::common::copyist::copyist;
 
 const SHAPE: Shape = Shape {
     batches: 40,
@@ -47,17 +44,11 @@ impl Lab {
             storage,
             path: path(at),
         };
+        let source = place(Arc::new(memory.clone()), "/ck");
+        let destination = place(Arc::new(Faulty::new(memory.clone(), script.clone())), "/c");
         let request = CopyRequest {
-            source: place(Arc::new(memory.clone()), "/ck"),
-            destination: place(Arc::new(Faulty::new(memory.clone(), script.clone())), "/c"),
-            at: At::Planned,
             scope: Scope::Full,
-            new_query_id: None,
-            copy_id: None,
-            existing: Existing::Refuse,
-            damage: Damage::Refuse,
-            check: Check::Restart,
-            pace: Pace::default(),
+            ..CopyRequest::new(source, destination, At::Planned)
         };
         let mut lab = Self {
             memory,
@@ -88,7 +79,7 @@ impl Lab {
 
     /// As another process: nothing is known but what the work directory says.
     async fn open(&self) -> Result<SyncedCopy, CopyError> {
-        SyncedCopy::open(self.request.clone(), &copyist()).await
+        SyncedCopy::open(self.request.clone(), &copyist(TTL).unwrap()).await
     }
 
     async fn pass(&self) -> Tally {
@@ -130,21 +121,6 @@ impl Lab {
             .map(|f| (f.path, f.blake3))
             .collect();
         assert_eq!(copied, named);
-    }
-}
-
-fn copyist() -> Copyist {
-    Copyist {
-        owner: LeaseOwner {
-            instance: Uuid::new_v4(),
-            process: identify(std::process::id()).unwrap(),
-            taken_at: jiff::Timestamp::now(),
-        },
-        policy: LeasePolicy {
-            ttl: TTL,
-            owner_has_ended: |_: &AttemptId| false,
-        },
-        host: "here".to_owned(),
     }
 }
 
@@ -256,7 +232,13 @@ async fn a_beat_that_comes_late_does_not_end_a_copy() {
     lab.script.inject(beats.clone().times(1), slow);
     lab.script
         .inject(beats.times(9), Fault::Refuse(ErrorKind::TimedOut));
-    let report = copy(&request, &copyist(), &|_| (), &CancellationToken::new()).await;
+    let report = copy(
+        &request,
+        &copyist(TTL).unwrap(),
+        &|_| (),
+        &CancellationToken::new(),
+    )
+    .await;
     report.unwrap();
     lab.assert_whole().await;
     assert!(lab.script.calls(Operation::Touch) > 10, "the beats failed");
@@ -276,7 +258,13 @@ async fn a_copy_whose_lease_was_taken_meanwhile_writes_nothing_more() {
         writer.finish().await.unwrap();
         memory.list(&path(TREE), Depth::Tree).await.unwrap().len()
     });
-    let report = copy(&request, &copyist(), &|_| (), &CancellationToken::new()).await;
+    let report = copy(
+        &request,
+        &copyist(TTL).unwrap(),
+        &|_| (),
+        &CancellationToken::new(),
+    )
+    .await;
     assert!(
         matches!(report, Err(CopyError::Lease(LeaseError::Lost { .. }))),
         "{report:?}"
@@ -297,7 +285,13 @@ async fn a_storage_that_never_answers_again_ends_a_copy() {
     let (lab, request, beats) = slow_copy().await;
     lab.script.inject(beats, Fault::Refuse(ErrorKind::TimedOut));
     let begun = tokio::time::Instant::now();
-    let report = copy(&request, &copyist(), &|_| (), &CancellationToken::new()).await;
+    let report = copy(
+        &request,
+        &copyist(TTL).unwrap(),
+        &|_| (),
+        &CancellationToken::new(),
+    )
+    .await;
     assert!(
         matches!(report, Err(CopyError::CutShort { .. })),
         "{report:?}"
@@ -305,7 +299,7 @@ async fn a_storage_that_never_answers_again_ends_a_copy() {
     assert!(begun.elapsed() < TTL * 20, "{:?}", begun.elapsed());
     // Its lease could not be given back; its process has ended, and another goes on.
     lab.script.clear();
-    let mut next = copyist();
+    let mut next = copyist(TTL).unwrap();
     next.policy.owner_has_ended = |_: &AttemptId| true;
     let report = copy(&request, &next, &|_| (), &CancellationToken::new()).await;
     report.unwrap();

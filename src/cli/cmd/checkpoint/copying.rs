@@ -7,8 +7,8 @@ use super::{CopyOptions, Places, place};
 use crate::app::App;
 use crate::checkpoint::QueryId;
 use crate::checkpoint::copy::{
-    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, Pace,
-    check_places, copy, plan_now,
+    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, check_places,
+    copy, plan_now,
 };
 use crate::checkpoint::plan::Scope;
 use crate::checkpoint::target::At;
@@ -28,34 +28,25 @@ pub(super) fn request(
     options: &CopyOptions,
     at: At,
 ) -> Result<CopyRequest> {
-    Ok(CopyRequest {
-        source: place(app, &places.source)?,
-        destination: place(app, &places.destination)?,
-        at,
-        scope: if options.full {
-            Scope::Full
-        } else {
-            Scope::Minimal
-        },
-        new_query_id: options.new_query_id.then(QueryId::random),
-        copy_id: None,
-        existing: if options.replace {
-            Existing::MoveAside
-        } else {
-            Existing::Refuse
-        },
-        damage: if options.force {
-            Damage::Accept
-        } else {
-            Damage::Refuse
-        },
-        check: if options.verify {
-            Check::ReadBack
-        } else {
-            Check::Restart
-        },
-        pace: Pace::default(),
-    })
+    let (source, destination) = (
+        place(app, &places.source)?,
+        place(app, &places.destination)?,
+    );
+    let mut request = CopyRequest::new(source, destination, at);
+    request.new_query_id = options.new_query_id.then(QueryId::random);
+    if options.full {
+        request.scope = Scope::Full;
+    }
+    if options.replace {
+        request.existing = Existing::MoveAside;
+    }
+    if options.force {
+        request.damage = Damage::Accept;
+    }
+    if options.verify {
+        request.check = Check::ReadBack;
+    }
+    Ok(request)
 }
 
 /// What long work needs: who looks on, and who can end it.
