@@ -670,9 +670,9 @@ def rollouts_on_yarn(home):
             clicks.roll_out(strategy)
         clicks.await_commits()
         clicks.stop()
-        # While both ran, both did the same batches.
+        # While both ran, both did the same batches; the new one need not have come as far as the old one.
         lost, twice, _ = clicks.rows()
-        check((lost, twice) == (0, 0), f"{clicks.rows()}")
+        check(lost <= 0 and twice == 0, f"{clicks.rows()}")
         check(len(yarn.applications()) == clicks.version, f"{yarn.applications()}")
         for application in yarn.applications():
             check(application["state"] == "FINISHED", f"{application}")

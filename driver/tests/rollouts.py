@@ -33,6 +33,8 @@ exec "$SPARK_HOME/bin/spark-submit" {flags} \\
   --conf spark.stepdown.control="$STEPDOWN_CONTROL" \\
   --conf spark.stepdown.job="$STEPDOWN_JOB" --conf spark.stepdown.slot="$STEPDOWN_SLOT" \\
   ${{STEPDOWN_GO:+--conf spark.stepdown.go=control}} \\
+  --conf spark.stepdown.rollout="$STEPDOWN_ROLLOUT_ID" \\
+  --conf spark.stepdown.generation="$STEPDOWN_GENERATION" \\
   --conf spark.yarn.tags="$STEPDOWN_ROLLOUT_ID" \\
   {script} "$STEPDOWN_CHECKPOINT" {dir}/out
 """
