@@ -254,9 +254,17 @@ impl RolloutPlan {
                     .map(|(_, attempt)| attempt.clone());
                 (Some(replica), replica, vec![master], attempt)
             }
+            (Strategy::Rolling, [(slot, _)]) => {
+                return Err(impossible(&format!(
+                    "rolling exchanges two slots that both run, and {} does not; start it first, with what the \
+                     start command would get",
+                    slot.other()
+                )));
+            }
             (Strategy::Rolling, _) => {
                 return Err(impossible(
-                    "rolling exchanges two slots that both run; start both first",
+                    "rolling exchanges two slots that both run, and neither does; start both first, with what the \
+                     start command would get",
                 ));
             }
             (_, [_, _]) => {
