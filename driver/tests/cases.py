@@ -2,12 +2,16 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import time
+from collections import Counter
 
 from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
 from hdfs import Hdfs
-from queries import AVAILABLE_NOW, written_rows
+from kafka import Kafka, Producer, Reader
+from queries import AVAILABLE_NOW, TOPIC, rows_of_batches, written_rows
 from rollouts import OnYarn
 from yarn import Yarn
 
@@ -677,3 +681,134 @@ def rollouts_on_yarn(home):
         for application in yarn.applications():
             check(application["state"] == "FINISHED", f"{application}")
             yarn.check_succeeded(application)
+
+
+def stops_on_kafka(home, sink, trigger, stops, batch_seconds=0.0):
+    """Stops a job at random moments while rows are written into its topic, starts it again after each,
+    lets it read the rest, and counts."""
+    counted = dict.fromkeys("stops dirty wrong_exits lost twice appended_twice".split(), 0)
+    counted |= {"seconds": 0.0, "details": []}
+    args = ["--sink", sink, "--trigger", trigger, "--batch-seconds", batch_seconds]
+    with Kafka() as kafka, Reader(home, kafka, *args) as job, Producer(kafka, TOPIC) as producer:
+        for number in range(stops):
+            if number:
+                job.start_again()
+            before = -1 if job.last_committed() is None else job.last_committed()
+            if number < stops - 1:
+                job.await_commit(before + 2)
+                time.sleep(random.uniform(0, 2))
+                job.is_running()
+            else:
+                written = producer.finish()
+                job.await_all_rows()
+            begun = time.monotonic()
+            job.marker.unlink()
+            code = job.await_end()
+            counted["seconds"] = max(counted["seconds"], time.monotonic() - begun)
+            logs = newest(job.dir / "checkpoint-0/offsets"), job.last_committed()
+            counted["stops"] += 1
+            counted["dirty"] += logs[0] != logs[1]
+            counted["wrong_exits"] += code != 0
+            if code != 0 or logs[0] != logs[1]:
+                counted["details"].append([sink, trigger, code, logs])
+        kept, every = job.rows(sink)
+        distinct = len(set(kept))
+        counted["lost"] = written - distinct
+        counted["twice"] = 0 if sink == "kafka" else len(kept) - distinct
+        counted["appended_twice"] = len(every) - len(set(every))
+    return counted
+
+
+def all_clean(counted, stops):
+    check(counted["stops"] == stops, f"{counted}")
+    wrong = [counted[key] for key in "dirty wrong_exits lost twice appended_twice".split()]
+    check(not any(wrong), f"{counted}")
+
+
+@case
+def a_topic_of_kafka_into_an_idempotent_sink(home):
+    all_clean(stops_on_kafka(home, "foreach", "0 seconds", 4, batch_seconds=0.5), 4)
+
+
+@case
+def a_topic_of_kafka_every_two_seconds(home):
+    all_clean(stops_on_kafka(home, "foreach", "2 seconds", 3), 3)
+
+
+@case
+def from_kafka_to_kafka(home):
+    """Its sink is at least once; after clean stops every row is there once."""
+    all_clean(stops_on_kafka(home, "kafka", "0 seconds", 4), 4)
+
+
+@case
+def a_broker_that_hangs_during_the_drain(home):
+    """The batch waits for it, and the drain for the batch."""
+    args = ["--batch-seconds", 3]
+    with Kafka() as kafka, Reader(home, kafka, *args) as job, Producer(kafka, TOPIC) as producer:
+        batch = job.await_batch()
+        kafka.hang()
+        job.marker.unlink()
+        job.await_phase("draining")
+        time.sleep(20)
+        # It has to read its rows once more before it ends.
+        job.is_running()
+        check(job.last_committed() == batch - 1, "a batch was committed without the broker")
+        check(job.status()["phase"] == "draining", f"phase {job.status()['phase']}")
+        kafka.resume()
+        check(job.await_end() == 0, "exit code")
+        job.check_clean()
+        check(job.last_committed() == batch, "another batch than the running one was the last")
+        rows = producer.finish()
+        job.start_again()
+        job.await_all_rows()
+        drain(job)
+        once = Counter(range(rows))
+        for kept in job.rows("foreach"):
+            check(Counter(map(int, kept)) == once, f"{rows} rows were written, {len(kept)} read")
+
+
+@case
+def offsets_of_kafka_in_a_checkpoint(home):
+    """What `checkpoint inspect` and `diff` say of them is what the broker says; a copy restarts."""
+    with Kafka() as kafka, Reader(home, kafka, "--batch-seconds", 0) as job:
+        def write_and_stop(first):
+            with Producer(kafka, TOPIC, first) as producer:
+                time.sleep(3)
+                count = producer.finish()
+            ends = job.await_all_rows()
+            drain(job)
+            return count, ends
+
+        checkpoint, copy = job.dir / "checkpoint-0", job.dir / "copy"
+        first, earlier = write_and_stop(0)
+        check(len(earlier) == 3 and all(earlier.values()), f"not in every partition: {earlier}")
+        (source,) = json.loads(stepdown("--json", "checkpoint", "inspect", checkpoint))["sources"]
+        said = source["kind"], source["planned_offset"], source["committed_offset"]
+        check(said == ("kafka", {TOPIC: earlier}, {TOPIC: earlier}), f"{source}, the broker: {earlier}")
+
+        stepdown("checkpoint", "copy", checkpoint, copy)
+        stepdown("checkpoint", "diff", checkpoint, copy)
+        at_copy = job.last_committed()
+        job.start_again()
+        second, later = write_and_stop(first)
+        differs = json.loads(stepdown("--json", "checkpoint", "diff", copy, checkpoint, code=3))
+        for offsets in ("planned_offsets", "committed_offsets"):
+            found = {each["partition"]: (each["offset"]["a"], each["offset"]["b"], each["difference"])
+                     for each in differs[offsets]}
+            expected = {f"{TOPIC}/{partition}": (str(earlier[partition]), str(end), end - earlier[partition])
+                        for partition, end in later.items()}
+            check(found == expected, f"{offsets}: {found}, the broker: {expected}")
+            check(sum(each["difference"] for each in differs[offsets]) == second - first, f"not {second - first} rows")
+
+        # What the original has read since the copy, the copy reads too, and nothing else.
+        checkpoint.rename(job.dir / "original")
+        copy.rename(checkpoint)
+        shutil.rmtree(job.dir / "query-0")
+        job.start_again()
+        job.await_all_rows()
+        drain(job)
+        last, every = rows_of_batches(job.dir / "query-0")
+        check(min(last) == at_copy + 1, f"it began with batch {min(last)}, copied at {at_copy}")
+        check(Counter(map(int, every)) == Counter(range(first, second)),
+              f"{len(every)} rows, {second - first} were written")

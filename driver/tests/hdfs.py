@@ -12,7 +12,7 @@ DATA_NODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"
 
 class Hdfs(Servers):
     def __init__(self):
-        super().__init__(os.environ.get("STEPDOWN_TEST_HADOOP", "3.4"), "stepdown-hdfs-")
+        super().__init__("hadoop", os.environ.get("STEPDOWN_TEST_HADOOP", "3.4"), "stepdown-hdfs-")
         self.address = free_address()
         self.uri = f"hdfs://{self.address}"
         site = {

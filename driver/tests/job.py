@@ -18,8 +18,9 @@ parser.add_argument("dir", type=Path)
 parser.add_argument("--main", default="await", choices="await any poll loop none".split())
 parser.add_argument("--batch-seconds", type=float, nargs="+", default=[2.0], help="one for each query")
 parser.add_argument("--trigger", default="0 seconds")
-parser.add_argument("--sink", default="foreach", choices="foreach noop files stateful".split())
+parser.add_argument("--sink", default="foreach", choices="foreach noop files stateful kafka".split())
 parser.add_argument("--files", type=int, default=shapes.FILES, help="of available now, a batch each")
+parser.add_argument("--kafka", help="read a topic of this broker")
 parser.add_argument("--sessions", action="store_true", help="each query in a session of its own")
 parser.add_argument("--continuous", action="store_true")
 parser.add_argument("--async-progress", action="store_true")
@@ -74,7 +75,7 @@ def start(index, seconds):
             note_batch("end", number)
         return writer.foreachBatch(work).start()
     return shapes.start(session, args.dir / f"query-{index}", checkpoint, args.sink, args.trigger,
-                        seconds, f"q{index}", note_batch, args.files)
+                        seconds, f"q{index}", note_batch, args.files, args.kafka)
 
 
 def start_all():

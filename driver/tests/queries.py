@@ -9,10 +9,16 @@ from pathlib import Path
 ROWS = 20
 FILES = 200
 AVAILABLE_NOW = "available now"
+# Of Kafka: which is read, which is written.
+TOPIC, SINK_TOPIC = "clicks", "written"
 
 
-def source(session, base, trigger, files=FILES):
-    """The same rows for the same batch, each value once."""
+def source(session, base, trigger, files=FILES, kafka=None):
+    """The same rows for the same batch, each value once; of a topic of Kafka where a broker is given."""
+    if kafka:
+        rows = session.readStream.format("kafka").option("kafka.bootstrap.servers", kafka)
+        rows = rows.option("subscribe", TOPIC).option("startingOffsets", "earliest").load()
+        return rows.selectExpr("cast(value as string) as value")
     if trigger == AVAILABLE_NOW:
         directory = base / "input"
         if not directory.is_dir():
@@ -26,9 +32,9 @@ def source(session, base, trigger, files=FILES):
 
 
 def start(session, base, checkpoint, sink, trigger, seconds=0.0, name=None, note=lambda *_: None,
-          files=FILES):
+          files=FILES, kafka=None):
     """Starts one query. `seconds` is how long a batch works after it has written its rows."""
-    rows = source(session, base, trigger, files)
+    rows = source(session, base, trigger, files, kafka)
     if sink == "stateful":
         rows = rows.groupBy((rows.value % 3).alias("value")).count()
     writer = rows.writeStream.option("checkpointLocation", str(checkpoint))
@@ -42,6 +48,9 @@ def start(session, base, checkpoint, sink, trigger, seconds=0.0, name=None, note
         return writer.format("noop").start()
     if sink == "files":
         return writer.format("json").option("path", str(base / "files")).start()
+    if sink == "kafka":
+        writer = writer.format("kafka").option("kafka.bootstrap.servers", kafka)
+        return writer.option("topic", SINK_TOPIC).start()
     written = base / "written"
     written.mkdir(parents=True, exist_ok=True)
 
@@ -79,17 +88,23 @@ def written_rows(base, checkpoint, sink, trigger):
         values = [json.loads(line)["value"] for file in listed_files(base / "files")
                   for line in Path(file).read_text().splitlines()]
         return expected - len(set(values)), len(values) - len(set(values)), 0
-    last, every = {}, []
-    for file in sorted((base / "written").iterdir(), key=lambda p: int(p.name.split(".")[1])):
-        lines = file.read_text().splitlines()
-        last[int(file.name.split(".")[0])] = lines
-        every += lines
+    last, every = rows_of_batches(base)
     if sink == "stateful":
         counted = sum(int(line.split()[1]) for line in last[batches - 1])
         return max(0, expected - counted), max(0, counted - expected), 0
     values = [line for lines in last.values() for line in lines]
     distinct = len(set(values))
     return expected - distinct, len(values) - distinct, len(every) - len(set(every))
+
+
+def rows_of_batches(base):
+    """What each batch wrote last, and all that was ever written, by foreachBatch."""
+    last, every = {}, []
+    for file in sorted((base / "written").iterdir(), key=lambda p: int(p.name.split(".")[1])):
+        lines = file.read_text().splitlines()
+        last[int(file.name.split(".")[0])] = lines
+        every += lines
+    return last, every
 
 
 def listed_files(directory):

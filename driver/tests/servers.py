@@ -1,4 +1,4 @@
-"""Hadoop's servers on free loopback ports."""
+"""Servers on free loopback ports."""
 
 import shutil
 import signal
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import ROOT, wait_until
+from harness import ROOT, check, wait_until
 
 # What Hadoop 3.4's own scripts give Java 17.
 JAVA = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
@@ -32,18 +32,25 @@ def await_port(address, what):
     wait_until(120, f"{what} listens", is_open)
 
 
+def fetched(product, release):
+    """Where the jars are, which are fetched first if need be; it fails where they are not to be had."""
+    fetch = [sys.executable, str(ROOT / f"tests/{product}/fetch.py"), release, str(ROOT / ".cache")]
+    done = subprocess.run(fetch, capture_output=True, text=True)
+    check(done.returncode == 0, f"{product} {release}: {done.stderr}")
+    return done.stdout.split()[-1]
+
+
 class Servers:
     """Processes with a configuration directory of their own."""
 
-    def __init__(self, release, prefix):
-        fetch = [sys.executable, str(ROOT / "tests/hadoop/fetch.py"), release, str(ROOT / ".cache")]
-        home = subprocess.run(fetch, check=True, capture_output=True, text=True).stdout.split()[-1]
+    def __init__(self, product, release, prefix):
+        home = fetched(product, release)
         self.dir = Path(tempfile.mkdtemp(prefix=prefix))
         self.class_path = f"{self.dir}:{home}/jars/*:{home}"
-        shutil.copy(ROOT / "tests/hadoop/log4j.properties", self.dir)
         self.running = {}
 
     def configure(self, site, names):
+        shutil.copy(ROOT / "tests/hadoop/log4j.properties", self.dir)
         lines = [f"<property><name>{k}</name><value>{v}</value></property>" for k, v in site.items()]
         for name in names:
             (self.dir / name).write_text(f"<configuration>{''.join(lines)}</configuration>")
@@ -54,9 +61,9 @@ class Servers:
             server.wait()
         shutil.rmtree(self.dir)
 
-    def start(self, server, environment=None):
+    def start(self, server, *args, environment=None):
         log = open(self.dir / f"{server.rpartition('.')[2]}.log", "a")
-        command = ["nice", "-n", "10", *JAVA, "-cp", self.class_path, server]
+        command = ["nice", "-n", "10", *JAVA, "-cp", self.class_path, server, *args]
         self.running[server] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def kill(self, server):

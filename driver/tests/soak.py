@@ -42,6 +42,15 @@ APPLICATIONS = {
     "term": (3, "the kit, whole applications, SIGTERM"),
     "plain-term": (3, "SIGTERM without the kit"),
 }
+# Whole applications that read a topic of Kafka.
+ON_KAFKA = {
+    "kafka": (4, "the kit, applications that read Kafka, `rm` of the marker"),
+}
+WAYS = {**IN_ONE_JVM, **APPLICATIONS, **ON_KAFKA}
+BY_THE_KIT = ("kit", "moments", "rm", "term", "kafka")
+STOPS_ON_KAFKA = 6
+KAFKA_SHAPES = [("foreach", "0 seconds", 0.5), ("kafka", "0 seconds", 0), ("foreach", "2 seconds", 0),
+                ("kafka", "2 seconds", 0)]
 MAINS = ["await", "any", "poll", "loop"]
 TRIGGERS = ["0 seconds", "200 milliseconds", "2 seconds", "30 seconds", AVAILABLE_NOW]
 SINKS = [("foreach", 0), ("foreach", 1.5), ("noop", 0), ("files", 0), ("stateful", 0.5)]
@@ -100,6 +109,13 @@ def application(home, way, number):
     return counted
 
 
+def on_kafka(home, way, number):
+    """One application that is stopped again and again while rows are written into its topic."""
+    random.seed(f"{way} {number}")
+    sink, trigger, seconds = KAFKA_SHAPES[number % len(KAFKA_SHAPES)]
+    return cases.stops_on_kafka(home, sink, trigger, STOPS_ON_KAFKA, seconds)
+
+
 def stop_once(job, way, queries, trigger):
     """Seconds, exit code, and what was planned and committed last by each query."""
     checkpoints = [job.dir / f"checkpoint-{index}" for index in range(queries)]
@@ -122,7 +138,7 @@ def stop_once(job, way, queries, trigger):
 def units(versions, scale):
     """Every unit, in an order in which all Sparks and ways come on together."""
     plan = []
-    for way, (count, _) in [*IN_ONE_JVM.items(), *APPLICATIONS.items()]:
+    for way, (count, _) in WAYS.items():
         for number in range(max(1, round(count * scale))):
             plan += [(number / count, version, way, number) for version in versions]
     return [unit[1:] for unit in sorted(plan, key=lambda unit: unit[0])]
@@ -140,7 +156,7 @@ def save(result):
 
 
 def table(results):
-    names = {way: name for way, (_, name) in [*IN_ONE_JVM.items(), *APPLICATIONS.items()]}
+    names = {way: name for way, (_, name) in WAYS.items()}
     lines = ["| Spark | stopped by | stops | dirty | wrong exit code | rows lost | rows twice | "
              "rows twice where the sink only appends | longest |",
              "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
@@ -162,7 +178,7 @@ def write_docs(results):
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     stops = sum(r["stops"] for r in results)
-    kit = sum(r["stops"] for r in results if r["way"] in ("kit", "moments", "rm", "term"))
+    kit = sum(r["stops"] for r in results if r["way"] in BY_THE_KIT)
     kits = {r["kit"] for r in results}
     text = (f"{span}, {os.cpu_count()} cores, {memory:.0f} GB, kit {', '.join(sorted(kits))}: "
             f"{stops} stops, {kit} of them by the kit.\n\n{table(results)}")
@@ -177,7 +193,7 @@ def revision():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spark", action="append", choices=SPARKS)
-    parser.add_argument("--ways", nargs="+", choices=[*IN_ONE_JVM, *APPLICATIONS])
+    parser.add_argument("--ways", nargs="+", choices=WAYS)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of stops")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
@@ -191,7 +207,7 @@ def main():
     for version, way, number in units(args.spark or SPARKS, args.scale):
         if (version, way, number) in done or way not in (args.ways or [way]):
             continue
-        run = trials if way in IN_ONE_JVM else application
+        run = trials if way in IN_ONE_JVM else on_kafka if way in ON_KAFKA else application
         begun = time.monotonic()
         try:
             counted = run(spark_home(version), way, number)
@@ -206,7 +222,7 @@ def main():
     results = load()
     write_docs(results)
     print(table(results))
-    dirty = sum(r["dirty"] + r["wrong_exits"] for r in results if r["way"] in ("kit", "moments", "rm", "term"))
+    dirty = sum(r["dirty"] + r["wrong_exits"] for r in results if r["way"] in BY_THE_KIT)
     wrong = sum(r["lost"] + r["twice"] for r in results)
     check(not failed, f"{failed} units failed")
     check(not dirty and not wrong, f"{dirty} dirty, {wrong} rows lost or twice")

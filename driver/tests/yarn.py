@@ -17,7 +17,7 @@ NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
 
 class Yarn(Servers):
     def __init__(self, spark_home):
-        super().__init__("yarn", "stepdown-yarn-")
+        super().__init__("hadoop", "yarn", "stepdown-yarn-")
         self.home = self.spark_with_yarn(spark_home)
         self.web = free_address()
         java = Path(shutil.which("java")).resolve().parents[1]
@@ -74,9 +74,9 @@ class Yarn(Servers):
 
     def __enter__(self):
         environment = dict(os.environ, **self.environment)
-        self.start(RESOURCE_MANAGER, environment)
+        self.start(RESOURCE_MANAGER, environment=environment)
         await_port(self.web, "the ResourceManager")
-        self.start(NODE_MANAGER, environment)
+        self.start(NODE_MANAGER, environment=environment)
         wait_until(120, "a node runs", lambda: self.ask("nodes").get("nodes") and
                    self.ask("nodes")["nodes"]["node"][0]["state"] == "RUNNING")
         return self

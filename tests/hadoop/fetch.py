@@ -5,25 +5,22 @@
     fetch.py 2.7 CACHE    the oldest line in use, from the source package of PySpark 2.4.8
     fetch.py yarn CACHE   YARN's servers of the current line, by Maven
 
-Runs once per version and cache: a directory that is there is complete, because it is renamed into
-place as the last step. A lock file keeps two test processes from doing it at the same time.
+Runs once per version and cache.
 """
 
-import fcntl
 import functools
 import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.dont_write_bytecode = True  # the checkout stays as it is
+from cache import fetch_by_maven, fetch_once  # noqa: E402
 from package_index import fetch_package  # noqa: E402
 
 POMS = {"3.4": HERE / "pom.xml", "yarn": HERE / "yarn/pom.xml"}
@@ -38,19 +35,6 @@ PYSPARK_JARS = """
 """.split()
 # The servers refuse to start without these directories; the tests use none of the pages in them.
 WEBAPPS = ["hdfs", "datanode", "journal", "static", "cluster", "node"]
-
-
-def fetch_by_maven(pom, jars):
-    if shutil.which("mvn") is None:
-        sys.exit("mvn is missing: install Maven 3.6 or later (Debian package maven)")
-    command = [
-        "mvn", "--batch-mode", "--no-transfer-progress", "--strict-checksums", "--file", str(pom),
-        "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}",
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        errors = [line for line in done.stdout.splitlines() if "ERROR" in line]
-        sys.exit("Maven could not fetch it:\n" + "\n".join(errors[:10] or [done.stdout[-2000:]]))
 
 
 def fetch_from_pyspark(jars):
@@ -84,19 +68,14 @@ def main():
         fetch = functools.partial(fetch_by_maven, POMS[version])
     else:
         home, fetch = cache / f"hadoop-2.7.3-{digest(' '.join(PYSPARK_JARS))}", fetch_from_pyspark
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "fetch.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not home.exists():
-            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as work:
-                new = Path(work) / "home"
-                new.mkdir()
-                fetch(new / "jars")
-                if not any(new.glob("jars/hadoop-*.jar")):
-                    sys.exit(f"nothing of Hadoop {version} came to {new / 'jars'}")
-                for name in WEBAPPS:
-                    (new / "webapps" / name).mkdir(parents=True)
-                os.rename(new, home)
+
+    def fetch_all(new):
+        fetch(new / "jars")
+        if not any(new.glob("jars/hadoop-*.jar")):
+            sys.exit(f"nothing of Hadoop {version} came to {new / 'jars'}")
+        for name in WEBAPPS:
+            (new / "webapps" / name).mkdir(parents=True)
+    fetch_once(home, fetch_all)
     print(home)
 
 

@@ -6,24 +6,22 @@
 
 What it prints is a PYTHONPATH: the source package without its setup, with the jars where `pip
 install` puts them, and Py4J beside it. Left out are parts that no streaming job needs. Runs once per
-version and cache: a directory that is there is complete, because it is renamed into place as the
-last step. A lock file keeps two test processes from doing it at the same time.
+version and cache.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.dont_write_bytecode = True  # the checkout stays as it is
+from cache import fetch_once  # noqa: E402
 from package_index import fetch_package  # noqa: E402
 
 SHA256 = {
@@ -51,7 +49,6 @@ UNUSED_PYTHON = ("examples", "pandas")
 
 
 def unpack_yarn(archive, home):
-    home.mkdir()
     with tarfile.open(archive) as package:
         for member in package:
             name = os.path.basename(member.name)
@@ -112,20 +109,17 @@ def main():
     home = cache / f"pyspark-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
     if is_yarn:
         home = cache / f"spark-yarn-{version}-{SHA256[version][:12]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "fetch.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not home.exists():
-            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as work:
-                name = f"pyspark-{version}.tar.gz"
-                archive = Path(work) / name
-                fetch_package("pyspark", name, SHA256[version], archive)
-                if is_yarn:
-                    unpack_yarn(archive, Path(work) / "home")
-                else:
-                    unpack(archive, Path(work) / "home")
-                    install(PACKAGES[version], Path(work) / "home")
-                os.rename(Path(work) / "home", home)
+
+    def fetch(new):
+        archive = new / f"pyspark-{version}.tar.gz"
+        fetch_package("pyspark", archive.name, SHA256[version], archive)
+        if is_yarn:
+            unpack_yarn(archive, new)
+        else:
+            unpack(archive, new)
+            install(PACKAGES[version], new)
+        archive.unlink()
+    fetch_once(home, fetch)
     print(home)
 
 
