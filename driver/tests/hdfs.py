@@ -31,7 +31,7 @@ class Hdfs(Servers):
         }
         self.configure(site, ("core-site.xml", "hdfs-site.xml"))
 
-    def __enter__(self):
+    def bring_up(self):
         log = open(self.dir / "format.log", "w")
         format_it = [*JAVA, "-cp", self.class_path, NAME_NODE, "-format", "-nonInteractive"]
         subprocess.run(format_it, check=True, stdout=log, stderr=log)
@@ -39,7 +39,6 @@ class Hdfs(Servers):
         self.start(DATA_NODE)
         report = self.dir / "data/current"
         wait_until(120, "the DataNode has its block pool", lambda: list(report.glob("BP-*")))
-        return self
 
     def start_name_node(self):
         self.start(NAME_NODE)

@@ -52,11 +52,10 @@ class Kafka(Servers):
         self.site = self.dir / "server.properties"
         self.site.write_text("".join(f"{key}={value}\n" for key, value in site.items()))
 
-    def __enter__(self):
+    def bring_up(self):
         self.tool(FORMAT, "format", "--cluster-id", CLUSTER_ID, "--config", self.site)
         self.start(BROKER, str(self.site))
         await_port(self.address, "the broker")
-        return self
 
     def command(self, name, *words):
         return ["nice", "-n", "10", *JAVA, "-cp", self.tools, name, *map(str, words)]

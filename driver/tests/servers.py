@@ -55,6 +55,14 @@ class Servers:
         for name in names:
             (self.dir / name).write_text(f"<configuration>{''.join(lines)}</configuration>")
 
+    def __enter__(self):
+        try:
+            self.bring_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
     def __exit__(self, *_):
         for server in self.running.values():
             server.kill()

@@ -72,14 +72,13 @@ class Yarn(Servers):
             (home / "pyspark/jars" / entry.name).symlink_to(entry.resolve())
         return home
 
-    def __enter__(self):
+    def bring_up(self):
         environment = dict(os.environ, **self.environment)
         self.start(RESOURCE_MANAGER, environment=environment)
         await_port(self.web, "the ResourceManager")
         self.start(NODE_MANAGER, environment=environment)
         wait_until(120, "a node runs", lambda: self.ask("nodes").get("nodes") and
                    self.ask("nodes")["nodes"]["node"][0]["state"] == "RUNNING")
-        return self
 
     def __exit__(self, *error):
         # Containers outlive the NodeManager that started them.
