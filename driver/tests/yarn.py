@@ -81,11 +81,13 @@ class Yarn(Servers):
                    self.ask("nodes")["nodes"]["node"][0]["state"] == "RUNNING")
 
     def __exit__(self, *error):
-        # Containers outlive the NodeManager that started them.
-        for application in self.applications():
-            if application["state"] != "FINISHED":
-                self.end(application)
-        super().__exit__(*error)
+        try:
+            # Containers outlive the NodeManager that started them.
+            for application in self.applications():
+                if application["state"] != "FINISHED":
+                    self.end(application)
+        finally:
+            super().__exit__(*error)
 
     def end(self, application):
         url = f"http://{self.web}/ws/v1/cluster/apps/{application['id']}/state"
