@@ -124,9 +124,9 @@ pub enum Copying {
     /// Nobody copies now.
     #[default]
     Idle,
-    /// A pass goes on.
+    /// It goes on.
     Busy,
-    /// At least one pass of every checkpoint is made, more follow.
+    /// Passes have brought every checkpoint as close to the running job as they can; more follow.
     InSync,
     /// All copies stand at their places.
     Published,

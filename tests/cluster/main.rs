@@ -12,6 +12,10 @@ mod checkpoint_faults;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod clicks;
+#[cfg(test)]
+mod closes;
+#[cfg(test)]
 mod eye;
 #[cfg(test)]
 mod fixtures;
@@ -36,7 +40,11 @@ mod markers;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod rollout_kills;
+#[cfg(test)]
 mod rollout_outages;
+#[cfg(test)]
+mod rollout_part;
 #[cfg(test)]
 mod rollouts;
 #[cfg(test)]
@@ -48,9 +56,13 @@ mod sandbox;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod soak;
 #[cfg(test)]
 mod spark_copies;
+#[cfg(test)]
+mod spark_job;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]

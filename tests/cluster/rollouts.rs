@@ -1,287 +1,23 @@
 //! Rollouts of a real `PySpark` job with the driver kit: control directory, markers and checkpoints on HDFS.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::eye::Eye;
-use super::remote::{Remote, WATCH, fresh_path};
-use super::soak::{build, machine};
-use crate::common::scratch::scratch_dir;
+use super::clicks::{Times, other};
+use super::soak::{median, turns, write_block};
+use super::spark_job::{Stage, Way, spark_env};
 use crate::common::spark::pyspark_home;
-use crate::common::{Hdfs, SparkVersion, Turn, wait_until};
-
-/// The rows in a sink, by query id and batch; each time that a batch was written.
-type Sink = BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>>;
-
-/// A whole rollout on a machine that others use as well: a start of Spark, its warm-up, a drain, batches.
-const ROLLOUT: Duration = Duration::from_mins(6);
-/// A start of Spark, or an end of it.
-const STEP: Duration = Duration::from_mins(4);
-
-/// The driver kit, built once for all tests of this binary, where no other process replaces it under a JVM
-/// that runs with it.
-fn kit_jar() -> Result<&'static Path> {
-    static JAR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || -> Result<PathBuf> {
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/driver/build.sh"))
-            .env("STEPDOWN_DRIVER_OUT", scratch_dir("kit")?)
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "driver/build.sh: {text}");
-        let text = String::from_utf8(output.stdout)?;
-        Ok(text.lines().last().context("it named no jar")?.into())
-    };
-    JAR.get_or_init(|| build().map_err(|error| format!("{error:?}")))
-        .as_deref()
-        .map_err(|error| anyhow!("no driver kit: {error}"))
-}
-
-/// How the job is to be rolled out.
-#[derive(Debug, Clone, Copy)]
-struct Way<'a> {
-    strategy: &'a str,
-    /// Where each side writes.
-    sink: &'a str,
-    /// Options of spark-submit.
-    options: &'a [&'a str],
-    /// Arguments of the job.
-    arguments: &'a [&'a str],
-}
-
-impl Way<'_> {
-    fn of(strategy: &str) -> Way<'_> {
-        Way {
-            strategy,
-            sink: "sink",
-            options: &[],
-            arguments: &[],
-        }
-    }
-}
-
-/// A job with two slots whose files are on HDFS, but for its sink. What of it still runs is killed when
-/// this is dropped.
-struct Stage {
-    remote: Remote,
-    version: SparkVersion,
-    _turn: Turn,
-}
-
-impl Stage {
-    fn new(hdfs: &Hdfs, version: SparkVersion) -> Result<Self> {
-        let turn = Turn::take();
-        let home = pyspark_home(version)?;
-        let mut env: Vec<(OsString, OsString)> = vec![
-            ("HADOOP_CONF_DIR".into(), hdfs.conf_dir().into()),
-            ("PYTHONPATH".into(), home.clone().into()),
-            ("PYTHONDONTWRITEBYTECODE".into(), "1".into()),
-            ("PYSPARK_PYTHON".into(), "python3".into()),
-            ("SPARK_HOME".into(), home.join("pyspark").into()),
-            ("SPARK_LOCAL_IP".into(), "127.0.0.1".into()),
-        ];
-        if let Some(java) = std::env::var_os("JAVA_HOME") {
-            env.push(("JAVA_HOME".into(), java));
-        }
-        let eye = Arc::new(Eye::open(hdfs.conf_dir())?);
-        let dir = fresh_path("rollout");
-        eye.make_dir(&dir)?;
-        eye.make_dir(&format!("{dir}/ck"))?;
-        let remote = Remote::with_env(eye, &dir, hdfs.conf_dir(), "", env)?.init()?;
-        Ok(Self {
-            remote,
-            version,
-            _turn: turn,
-        })
-    }
-
-    /// The words that start the job.
-    fn start_words(&self, way: Way<'_>) -> Result<Vec<String>> {
-        let jobs = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/spark/jobs");
-        let mut words = vec![
-            format!("{jobs}/start.sh"),
-            kit_jar()?.to_string_lossy().into_owned(),
-            "--conf".into(),
-            "spark.stepdown.interval=200ms".into(),
-            "--conf".into(),
-            format!("spark.sql.warehouse.dir={}", self.remote.text("warehouse")),
-        ];
-        words.extend(way.options.iter().map(|&word| word.to_owned()));
-        words.push(format!("{jobs}/rows.py"));
-        words.push(self.remote.text(way.sink));
-        words.extend(way.arguments.iter().map(|&word| word.to_owned()));
-        Ok(words)
-    }
-
-    fn configure(&self, way: Way<'_>) -> Result<()> {
-        let dir = self.remote.dir();
-        let jobs = format!(
-            r#"
-[jobs.clicks.stop]
-backend = "driver"
-[jobs.clicks.slots.blue]
-checkpoints = ["hdfs://{dir}/ck/blue"]
-[jobs.clicks.slots.green]
-checkpoints = ["hdfs://{dir}/ck/green"]
-[jobs.clicks.rollout]
-strategy = "{strategy}"
-start = {start:?}
-start-is = "job"
-start-log = "{log}"
-sync-interval = "500ms"
-two-writers = "accept"
-gate-commits = 2
-"#,
-            strategy = way.strategy,
-            start = self.start_words(way)?,
-            log = self.remote.text("{slot}.log"),
-        );
-        self.remote.configure_with(WATCH, &jobs)
-    }
-
-    /// A rollout of `version` to its end; its record.
-    fn roll_out(&self, way: Way<'_>, version: &str) -> Result<Value> {
-        self.configure(way)?;
-        let words = ["rollout", "start", "clicks", "--version", version].map(OsString::from);
-        let name = format!("rollout-{version}");
-        let mut driving = self.remote.start(&name, words, &[])?;
-        let status = driving
-            .await_end(ROLLOUT)
-            .with_context(|| self.logs(&name))?;
-        ensure!(status.success(), "{status}\n{}", self.logs(&name));
-        let record = self.record()?;
-        ensure!(record["outcome"] == "rolled-out", "{record:#}");
-        Ok(record)
-    }
-
-    fn record(&self) -> Result<Value> {
-        let (_, report) = self.remote.json(&["rollout", "status", "clicks"])?;
-        Ok(report["record"].clone())
-    }
-
-    /// The ends of what the job and the rollout wrote.
-    fn logs(&self, name: &str) -> String {
-        let mut text = String::new();
-        for log in [name, "blue", "green"] {
-            let lines = self.remote.log(log);
-            let lines: Vec<&str> = lines.lines().collect();
-            let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-            text.push_str(&["--- ", log, "\n", &tail, "\n"].concat());
-        }
-        text
-    }
-
-    /// What was written to a sink: by query id and batch, the rows of each time it was written.
-    fn sink(&self, name: &str) -> Result<Sink> {
-        let mut all: BTreeMap<String, BTreeMap<u64, Vec<Vec<u64>>>> = BTreeMap::new();
-        let text = fs::read_to_string(self.remote.path(name)).unwrap_or_default();
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        for line in whole.lines() {
-            let [id, batch, rows, _] = *line.split(' ').collect::<Vec<_>>() else {
-                return Err(anyhow!("a line of the sink: {line:?}"));
-            };
-            let rows = rows.split(',').map(str::parse).collect::<Result<_, _>>()?;
-            let batches = all.entry(id.to_owned()).or_default();
-            batches.entry(batch.parse()?).or_default().push(rows);
-        }
-        Ok(all)
-    }
-
-    /// The batches of one query id, each of which was written once, with just its rows.
-    fn exactly_once(&self, name: &str) -> Result<BTreeMap<String, BTreeSet<u64>>> {
-        let mut by_id = BTreeMap::new();
-        for (id, batches) in self.sink(name)? {
-            for (batch, times) in &batches {
-                let expected: Vec<u64> = (batch * 10..batch * 10 + 10).collect();
-                ensure!(
-                    *times == [expected],
-                    "batch {batch} of query {id} was written so: {times:?}"
-                );
-            }
-            by_id.insert(id, batches.into_keys().collect());
-        }
-        Ok(by_id)
-    }
-
-    /// The newest batch in a log of a slot's checkpoint.
-    fn newest(&self, slot: &str, log: &str) -> Result<Option<u64>> {
-        let names = self
-            .remote
-            .eye()
-            .names(&self.remote.at(&format!("ck/{slot}/{log}")))?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).max())
-    }
-
-    fn await_commits(&self, slot: &str, beyond: u64) -> Result<()> {
-        wait_until(
-            STEP,
-            &format!("{slot} commits beyond {beyond}"),
-            || matches!(self.newest(slot, "commits"), Ok(Some(batch)) if batch > beyond),
-        )
-        .with_context(|| self.logs("none"))
-    }
-
-    /// Removes a marker as an operator does, and waits until the process of the job is gone.
-    fn stop(&self, slot: &str) -> Result<()> {
-        let control = self.remote.at("control");
-        let status = self
-            .remote
-            .eye()
-            .read(&format!("{control}/status/clicks.{slot}.json"))?;
-        let status: Value = serde_json::from_slice(&status)?;
-        let pid = status["attempt"]["pid"].as_u64().context("no pid")?;
-        self.remote
-            .eye()
-            .remove(&format!("{control}/markers/clicks.{slot}"))?;
-        wait_until(STEP, &format!("{slot} has ended"), || !self.is_ours(pid))
-            .with_context(|| self.logs("none"))
-    }
-
-    /// Whether a process of this job has this number; one that waits to be reaped has no command line.
-    fn is_ours(&self, pid: u64) -> bool {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&line);
-        text.contains(&self.remote.text("sink")) && text.contains("rows.py")
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let Ok(entries) = fs::read_dir("/proc") else {
-            return;
-        };
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        for pid in pids.filter(|pid| self.is_ours(*pid)) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                // It may have ended meanwhile.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
-}
+use crate::common::{Hdfs, SparkVersion};
 
 /// What every rollout of a running job that went well has on record.
 fn check_record(record: &Value) -> Result<f64> {
     assert_eq!(record["proof"], "clean", "{record:#}");
-    seconds(&record["gap"], "old_committed_at", "new_committed_at")
-}
-
-fn seconds(gap: &Value, from: &str, to: &str) -> Result<f64> {
-    let at = |key: &str| -> Result<jiff::Timestamp> {
-        let text = gap[key].as_str();
-        Ok(text
-            .with_context(|| format!("{key} is missing: {gap}"))?
-            .parse()?)
-    };
-    Ok(at(to)?.duration_since(at(from)?).as_secs_f64())
+    Times::of(record)?.gap()
 }
 
 /// Blue, then green, then a while: every batch once, by one query id, nothing lost.
@@ -295,14 +31,17 @@ fn takes_over_exactly_once(version: SparkVersion, strategy: &str) -> Result<()> 
     ensure!(gap > 0.0, "{record:#}");
     let own = record["base"][0]["committed"].as_u64().context("no base")?;
     assert_eq!(
-        stage.newest("blue", "commits")?,
+        stage.clicks.newest("blue", "commits")?,
         Some(own),
         "what the old job committed last is where the new one began"
     );
-    assert_eq!(stage.newest("blue", "offsets")?, Some(own));
+    assert_eq!(stage.clicks.newest("blue", "offsets")?, Some(own));
     stage.await_commits("green", own + 2)?;
     stage.stop("green")?;
-    let last = stage.newest("green", "commits")?.context("no commit")?;
+    let last = stage
+        .clicks
+        .newest("green", "commits")?
+        .context("no commit")?;
     let written = stage.exactly_once("sink")?;
     let batches: Vec<_> = written.into_values().collect();
     assert_eq!(batches, [(0..=last).collect::<BTreeSet<u64>>()]);
@@ -346,10 +85,16 @@ fn soak_rollouts_parallel() -> Result<()> {
     let record = stage.roll_out(way, "2")?;
     let gap = check_record(&record)?;
     ensure!(gap < 0.0, "both ran at the same time: {record:#}");
-    let old_last = stage.newest("blue", "commits")?.context("no commit")?;
+    let old_last = stage
+        .clicks
+        .newest("blue", "commits")?
+        .context("no commit")?;
     stage.await_commits("green", old_last + 2)?;
     stage.stop("green")?;
-    let new_last = stage.newest("green", "commits")?.context("no commit")?;
+    let new_last = stage
+        .clicks
+        .newest("green", "commits")?
+        .context("no commit")?;
     let (old, new) = (
         stage.exactly_once("sink-blue")?,
         stage.exactly_once("sink-green")?,
@@ -364,8 +109,6 @@ fn soak_rollouts_parallel() -> Result<()> {
     Ok(())
 }
 
-/// Another number of turns than the measurement's own.
-const TURNS: &str = "STEPDOWN_SOAK_TURNS";
 const WARM_UP: &[&str] = &["--warm-up", "60"];
 
 /// How the next version comes.
@@ -420,16 +163,16 @@ impl Stage {
     /// Stops the job in `slot` and starts it again there, as a script does it.
     fn stop_and_start(&self, way: Way<'_>, slot: &str) -> Result<Gap> {
         self.stop(slot)?;
-        let last = self.newest(slot, "commits")?.context("no commit")?;
-        let (remote, dir) = (&self.remote, self.remote.dir());
-        remote
+        let last = self.clicks.newest(slot, "commits")?.context("no commit")?;
+        let (clicks, dir) = (&self.clicks, self.clicks.dir());
+        clicks
             .eye()
-            .touch(&remote.at(&format!("control/markers/clicks.{slot}")))?;
+            .touch(&clicks.at(&format!("control/markers/clicks.{slot}")))?;
         let hdfs = Hdfs::shared()?;
         let home = pyspark_home(self.version)?;
         let words = self.start_words(way)?;
         let (program, args) = words.split_first().context("no words")?;
-        let log = fs::File::create(remote.path(&format!("{slot}.log")))?;
+        let log = fs::File::create(clicks.path(&format!("{slot}.log")))?;
         let mut child = Command::new(program)
             .args(args)
             .env("STEPDOWN_JOB", "clicks")
@@ -440,12 +183,8 @@ impl Stage {
                 "STEPDOWN_CHECKPOINT",
                 format!("{}{dir}/ck/{slot}", hdfs.nn_uri()),
             )
-            .env("HADOOP_CONF_DIR", hdfs.conf_dir())
-            .env("PYTHONPATH", &home)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("PYSPARK_PYTHON", "python3")
-            .env("SPARK_HOME", home.join("pyspark"))
-            .env("SPARK_LOCAL_IP", "127.0.0.1")
+            .envs(hdfs.env())
+            .envs(spark_env(&home))
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -454,9 +193,9 @@ impl Stage {
         std::thread::spawn(move || child.wait());
         self.await_commits(slot, last)?;
         let at = |batch: u64| -> Result<u64> {
-            let commit = remote
+            let commit = clicks
                 .eye()
-                .stat(&remote.at(&format!("ck/{slot}/commits/{batch}")))?;
+                .stat(&clicks.at(&format!("ck/{slot}/commits/{batch}")))?;
             Ok(commit.context("no such commit")?.modification_time)
         };
         let whole = Duration::from_millis(at(last + 1)? - at(last)?).as_secs_f64();
@@ -466,15 +205,12 @@ impl Stage {
     fn hand_over(&self, way: Way<'_>, version: &str) -> Result<Gap> {
         let record = self.roll_out(way, version)?;
         let whole = check_record(&record)?;
-        // The go follows on that entry by one rename.
-        let path = record["path"].as_array().context("no path")?;
-        let cutover = path.iter().find(|entry| entry[0] == "cutover");
-        let mut gap = record["gap"].clone();
-        gap["cutover_at"] = cutover.context("no cutover")?[1].clone();
+        // The go follows on the entry of `cutover` by one rename.
+        let times = Times::of(&record)?;
         let parts = [
-            seconds(&gap, "old_committed_at", "old_ended_at")?,
-            seconds(&gap, "old_ended_at", "cutover_at")?,
-            seconds(&gap, "cutover_at", "new_committed_at")?,
+            times.between("old_committed_at", "old_ended_at")?,
+            times.between("old_ended_at", "cutover")?,
+            times.between("cutover", "new_committed_at")?,
         ];
         Ok(Gap {
             whole,
@@ -488,7 +224,7 @@ impl Stage {
 #[test]
 #[ignore = "a long count: `make soak`"]
 fn soak_rollouts_gap() -> Result<()> {
-    let turns = std::env::var(TURNS).map_or(Ok(3), |text| text.parse())?;
+    let turns = turns(3)?;
     let stage = Stage::new(Hdfs::shared()?, SparkVersion::V4)?;
     stage.roll_out(Way::of("hand-over"), "first")?;
     let mut slot = "blue";
@@ -498,13 +234,13 @@ fn soak_rollouts_gap() -> Result<()> {
         let shift = turn % order.len();
         order.rotate_left(shift);
         for coming in order {
-            let last = stage.newest(slot, "commits")?.unwrap_or(0);
+            let last = stage.clicks.newest(slot, "commits")?.unwrap_or(0);
             stage.await_commits(slot, last + 2)?;
             let begun = Instant::now();
             let gap = if coming == Coming::Scripted {
                 stage.stop_and_start(coming.way(), slot)?
             } else {
-                slot = if slot == "blue" { "green" } else { "blue" };
+                slot = other(slot);
                 stage.hand_over(coming.way(), &format!("{turn}-{coming:?}"))?
             };
             let took = begun.elapsed().as_secs_f64();
@@ -514,7 +250,7 @@ fn soak_rollouts_gap() -> Result<()> {
         write_gaps(&gaps, turn + 1)?;
     }
     stage.stop(slot)?;
-    let last = stage.newest(slot, "commits")?.context("no commit")?;
+    let last = stage.clicks.newest(slot, "commits")?.context("no commit")?;
     let written = stage.exactly_once("sink")?;
     let batches: Vec<_> = written.into_values().collect();
     assert_eq!(batches, [(0..=last).collect::<BTreeSet<u64>>()]);
@@ -522,19 +258,8 @@ fn soak_rollouts_gap() -> Result<()> {
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len().is_multiple_of(2) {
-        f64::midpoint(values[middle - 1], values[middle])
-    } else {
-        values[middle]
-    }
-}
-
 /// The table of `docs/benchmarks.md`.
 fn write_gaps(gaps: &[(Coming, Gap)], turns: usize) -> Result<()> {
-    const BEGIN: &str = "<!-- measured: rollout-gap -->\n";
     let of = |coming: Coming| -> Vec<Gap> {
         let own = gaps.iter().filter(|(of, _)| *of == coming);
         own.map(|(_, gap)| *gap).collect()
@@ -573,22 +298,5 @@ fn write_gaps(gaps: &[(Coming, Gap)], turns: usize) -> Result<()> {
         );
         text.push_str(&row);
     }
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
-    let foot = format!(
-        "\n{}; stepdown {} ({} build); {}; load average {load} at the end.\n",
-        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
-        env!("CARGO_PKG_VERSION"),
-        build(),
-        machine(),
-    );
-    text.push_str(&foot);
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
-    let old = fs::read_to_string(&page)?;
-    let (before, rest) = old
-        .split_once(BEGIN)
-        .context("the page has no such block")?;
-    let (_, after) = rest.split_once("<!-- end -->").context("no end")?;
-    fs::write(page, format!("{before}{BEGIN}{text}<!-- end -->{after}"))?;
-    Ok(())
+    write_block("rollout-gap", &text)
 }

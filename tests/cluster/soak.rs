@@ -428,6 +428,44 @@ pub(crate) fn add_row(row: &str, end: &str) -> Result<()> {
     Ok(())
 }
 
+/// How many turns a measurement has; `STEPDOWN_SOAK_TURNS` says another number.
+pub(crate) fn turns(own: usize) -> Result<usize> {
+    let said = std::env::var("STEPDOWN_SOAK_TURNS");
+    said.map_or(Ok(own), |text| Ok(text.parse()?))
+}
+
+/// Puts what was measured in the place of the block `name` of `docs/benchmarks.md`, and below it when, with
+/// what and on what machine that was.
+pub(crate) fn write_block(name: &str, text: &str) -> Result<()> {
+    let begin = format!("<!-- measured: {name} -->\n");
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let foot = format!(
+        "\n{}; stepdown {} ({} build); {}; load average {} at the end.\n",
+        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+        env!("CARGO_PKG_VERSION"),
+        build(),
+        machine(),
+        load.split(' ').next().unwrap_or_default(),
+    );
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
+    let old = fs::read_to_string(&page)?;
+    let block = old.split_once(&begin);
+    let (before, rest) = block.with_context(|| format!("the page has no block {name}"))?;
+    let (_, after) = rest.split_once("<!-- end -->").context("no end")?;
+    let new = format!("{before}{begin}{text}{foot}<!-- end -->{after}");
+    fs::write(page, new).context("docs/benchmarks.md")
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) {
+        f64::midpoint(values[middle - 1], values[middle])
+    } else {
+        values[middle]
+    }
+}
+
 #[test]
 #[ignore = "a long count: `make soak`"]
 fn soak_stops_on_local_disk() -> Result<()> {

@@ -145,7 +145,10 @@ fn a_halted_holder_is_replaced_and_does_nothing_when_it_goes_on() -> Result<()> 
     here.touch("clicks")?;
     let mut watches = [
         (&here, here.watch_armed("watch", 1)?),
-        (&there, there.watch_on_host("elsewhere", "watch")?),
+        (
+            &there,
+            there.start_on_host("elsewhere", "watch", ["watch".into()], &[])?,
+        ),
     ];
     there.await_log("watch", "following the attempt")?;
     here.remove("clicks")?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use twox_hash::XxHash32;
 
 /// How large a checkpoint is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Shape {
     /// Batches that are there, the first of them 0.
     pub batches: u64,

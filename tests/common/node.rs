@@ -69,6 +69,11 @@ macro_rules! delegate_to_server {
                 self.server.is_running()
             }
 
+            /// The file that it logs to.
+            pub fn log(&self) -> &Path {
+                self.server.log()
+            }
+
             /// The server's pid; `None` while it is down.
             pub fn pid(&self) -> Option<u32> {
                 self.server.pid()

@@ -240,20 +240,26 @@ impl Place {
         self.start(name, ["watch".into()], env)
     }
 
-    /// Starts `stepdown watch` as on a host of another name, its output in `<name>.log`.
+    /// Starts `stepdown` with these arguments as on a host of another name, its output in `<name>.log`.
     ///
     /// # Errors
     /// If it cannot be started, for which root is needed.
-    pub fn watch_on_host(&self, host: &str, name: &str) -> Result<Daemon> {
+    pub fn start_on_host(
+        &self,
+        host: &str,
+        name: &str,
+        args: impl IntoIterator<Item = OsString>,
+        env: &[(&str, &str)],
+    ) -> Result<Daemon> {
         const AS_HOST: &str = r#"hostname "$0" && exec "$@""#;
         let unshare = ["--uts", "sh", "-c", AS_HOST, host].map(OsString::from);
         let stepdown = [binary().as_os_str().to_owned()];
-        let args = self.global_args(["watch".into()]);
+        let args = self.global_args(args);
         Daemon::start(&Launch {
             name: format!("stepdown {name}"),
             program: "unshare".into(),
             args: unshare.into_iter().chain(stepdown).chain(args).collect(),
-            env: self.environment(&[]).collect(),
+            env: self.environment(env).collect(),
             log: self.path(&format!("{name}.log")),
         })
     }

@@ -1,7 +1,7 @@
 //! One server of a cluster, which may be down, and what it shares with the others.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -141,6 +141,11 @@ impl Server {
         running
             .as_mut()
             .is_some_and(|daemon| daemon.exit_status().is_none())
+    }
+
+    /// The file that it logs to.
+    pub fn log(&self) -> &Path {
+        &self.launch.log
     }
 
     /// Its pid; `None` if it was not started, or was stopped.

@@ -163,6 +163,19 @@ pub(super) struct Journal {
     is_complete: bool,
 }
 
+/// A segment that is not written yet.
+#[derive(Debug)]
+pub(super) struct News {
+    path: StoragePath,
+    segment: Segment,
+}
+
+impl News {
+    pub(super) async fn save(self, storage: &dyn Storage) -> Result<(), DocumentError> {
+        save_replacing(storage, &self.path, &self.segment).await
+    }
+}
+
 /// The directory and the name of a relative path.
 pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
@@ -317,11 +330,11 @@ impl Journal {
         !self.pending.is_empty()
     }
 
-    /// Writes what was noted since the last time.
-    pub(super) async fn flush(&mut self, storage: &dyn Storage) -> Result<(), DocumentError> {
+    /// What was noted since the last time, to be written.
+    pub(super) fn take_news(&mut self) -> Option<News> {
         self.flushed = Instant::now();
         if self.pending.is_empty() && self.gone.is_empty() {
-            return Ok(());
+            return None;
         }
         let path = self.dir.join(&format!("{}.json", self.next));
         let segment = Segment {
@@ -329,7 +342,7 @@ impl Journal {
             files: std::mem::take(&mut self.pending),
         };
         self.next += 1;
-        save_replacing(storage, &path, &segment).await
+        Some(News { path, segment })
     }
 
     /// Makes one file of all that was written, where that is worth it.
@@ -477,6 +490,12 @@ mod tests {
         Journal::open(storage, dir).await.unwrap()
     }
 
+    async fn flush(journal: &mut Journal, storage: &MemoryStorage) {
+        if let Some(news) = journal.take_news() {
+            news.save(storage).await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn what_was_condensed_is_read_as_it_was() {
         let storage = MemoryStorage::new("journal");
@@ -490,11 +509,11 @@ mod tests {
             group: None,
         };
         written.note_seen("metadata", Arc::new(given));
-        written.flush(&storage).await.unwrap();
+        flush(&mut written, &storage).await;
         written.condense(&storage).await.unwrap();
         written.note(from_source("state/0/1/10.delta", 6));
         written.forget("state/0/1/8 \u{e4}.delta");
-        written.flush(&storage).await.unwrap();
+        flush(&mut written, &storage).await;
         let read = journal(&storage).await;
         assert!(read.is_complete());
         assert_eq!(read.next(), written.next());
@@ -512,11 +531,11 @@ mod tests {
         let mut written = journal(&storage).await;
         for path in ["a", "b"] {
             written.note(from_source(path, 1));
-            written.flush(&storage).await.unwrap();
+            flush(&mut written, &storage).await;
             written.forget(path);
         }
         written.note(from_source("a", 2));
-        written.flush(&storage).await.unwrap();
+        flush(&mut written, &storage).await;
         let read = journal(&storage).await;
         assert_eq!(read.files, written.files);
         assert!(read.get("a").is_some() && read.get("b").is_none());
@@ -533,7 +552,7 @@ mod tests {
             let mut written = journal(&storage).await;
             for path in ["a", "b", "c", "d"] {
                 written.note(from_source(path, 1));
-                written.flush(&storage).await.unwrap();
+                flush(&mut written, &storage).await;
                 if path == "a" {
                     written.condense(&storage).await.unwrap();
                 }

@@ -33,6 +33,33 @@ impl Work {
     ) -> Result<CopyReport, CopyError> {
         let storage = Arc::clone(&self.destination.storage);
         let tree = self.tree();
+        // HDFS takes its time to close a file: these two are closed at the same time.
+        let recording = self.recording();
+        let writing = self.write_manifest(request, planned, shutdown);
+        let (recorded, written) = futures::future::join(recording, writing).await;
+        // The first error says more.
+        let (manifest, problems) = written?;
+        recorded?;
+        storage.make_durable(&tree).await?;
+        let moved_aside = self.move_aside(request).await?;
+        self.assure().await?;
+        self.rename_tree(&manifest).await?;
+        events(Event::Published);
+        let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
+        report.problems.extend(problems);
+        report.remarks.extend(planned.plan.remarks.iter().cloned());
+        Ok(report)
+    }
+
+    /// Checks the tree and writes the manifest into it; says what was found, too.
+    async fn write_manifest(
+        &mut self,
+        request: &CopyRequest,
+        planned: &Planned,
+        shutdown: &CancellationToken,
+    ) -> Result<(Manifest, Vec<Finding>), CopyError> {
+        let storage = Arc::clone(&self.destination.storage);
+        let tree = self.tree();
         let looked = unless_stopped(request, shutdown, async {
             self.prove(request, planned, Look::AtNews).await?;
             if request.check == Check::ReadBack {
@@ -56,15 +83,7 @@ impl Work {
             .map_err(|error| self.not_sound(error.to_string()))?;
         let path = tree.join(MANIFEST);
         write_whole(storage.as_ref(), &path, CreateMode::Replace, content.into()).await?;
-        storage.make_durable(&tree).await?;
-        let moved_aside = self.move_aside(request).await?;
-        self.assure().await?;
-        self.rename_tree(&manifest).await?;
-        events(Event::Published);
-        let mut report = CopyReport::of(request, &manifest, copied, moved_aside);
-        report.problems.extend(problems);
-        report.remarks.extend(planned.plan.remarks.iter().cloned());
-        Ok(report)
+        Ok((manifest, problems))
     }
 
     pub(super) fn not_sound(&self, why: String) -> CopyError {

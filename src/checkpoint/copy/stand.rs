@@ -212,7 +212,7 @@ impl Work {
     pub(super) async fn keep_stand(&mut self, entries: &[FileStat]) -> Result<(), CopyError> {
         let storage = Arc::clone(&self.destination.storage);
         let tree = self.tree();
-        self.journal.flush(storage.as_ref()).await?;
+        self.record().await?;
         self.journal.condense(storage.as_ref()).await?;
         let dirs: Vec<StandDir> = entries
             .iter()

@@ -77,7 +77,8 @@ enum Failure {
 }
 
 impl Work {
-    /// Makes the tree hold exactly the files of the plan.
+    /// Makes the tree hold exactly the files of the plan. What was copied last of them is not recorded yet
+    /// then.
     pub(super) async fn transfer(
         &mut self,
         request: &CopyRequest,
@@ -237,7 +238,7 @@ impl Work {
         Ok(())
     }
 
-    /// Copies all tasks. What is done is recorded, also where the rest fails.
+    /// Copies all tasks. Where something goes wrong what is done is recorded.
     async fn copy_all(
         &mut self,
         request: &CopyRequest,
@@ -251,8 +252,11 @@ impl Work {
             .await;
         // Nothing may be written any more once the lease is given back.
         running.shutdown().await;
-        if let Err(CopyError::Lease(LeaseError::Lost { .. })) = copied {
-            // The journal is the new holder's.
+        // The journal is the new holder's.
+        let is_lost = matches!(copied, Err(CopyError::Lease(LeaseError::Lost { .. })));
+        // What follows is quick: it is recorded beside that, or when the work directory is closed.
+        let is_quick = matches!(copied, Ok(Ended::Done) | Err(CopyError::Interrupted { .. }));
+        if is_lost || is_quick {
             return copied;
         }
         if matches!(copied, Ok(Ended::InDoubt)) {
@@ -266,12 +270,26 @@ impl Work {
     }
 
     /// Records what was copied since the last time, once it cannot be lost any more.
-    async fn record(&mut self) -> Result<(), CopyError> {
-        let storage = self.destination.storage.as_ref();
-        if self.journal.has_news() {
-            storage.make_durable(&self.tree()).await?;
+    pub(super) async fn record(&mut self) -> Result<(), CopyError> {
+        self.recording().await
+    }
+
+    /// As [`Work::record`], beside other work.
+    pub(super) fn recording(
+        &mut self,
+    ) -> impl Future<Output = Result<(), CopyError>> + Send + use<> {
+        let storage = Arc::clone(&self.destination.storage);
+        let (tree, has_files) = (self.tree(), self.journal.has_news());
+        let news = self.journal.take_news();
+        async move {
+            if has_files {
+                storage.make_durable(&tree).await?;
+            }
+            match news {
+                Some(news) => Ok(news.save(storage.as_ref()).await?),
+                None => Ok(()),
+            }
         }
-        Ok(self.journal.flush(storage).await?)
     }
 
     async fn copy_tasks(

@@ -452,8 +452,17 @@ impl Work {
 
     /// Gives the lease back; after a publication the directory goes too. What is left after an error
     /// here is taken up or removed by the next copy to the same destination.
-    pub(super) async fn close(self, published: bool) {
-        let storage = self.destination.storage.as_ref();
+    pub(super) async fn close(mut self, published: bool) {
+        let storage = Arc::clone(&self.destination.storage);
+        let storage = storage.as_ref();
+        if !published
+            && self.journal.has_news()
+            // Only its holder writes the journal.
+            && self.lease.beat(storage).await.is_ok()
+            && let Err(error) = self.record().await
+        {
+            tracing::warn!("what was copied last is copied again: {error}");
+        }
         if published {
             // With the lease in it: nobody takes it up meanwhile.
             match clear(storage, &self.dir).await {

@@ -23,6 +23,12 @@ use crate::storage::{ErrorKind, OwnedTree, StorageError};
 /// Pause before a failed pass is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// A copy is in sync when a pass took no longer than this,
+const QUICK_PASS: Duration = Duration::from_secs(1);
+
+/// or no less than this part of the one before: then the job writes as fast as it is copied.
+const NO_GAIN: f64 = 0.7;
+
 /// How often the work directories are kept while nothing is copied.
 const KEEP: Duration = Duration::from_secs(2);
 
@@ -155,6 +161,12 @@ impl Copies {
     }
 }
 
+/// Whether the copy is as close to the job as passes bring it. The first pass alone says nothing of that:
+/// all that was written in its time is behind it, and would be copied in the gap.
+fn is_close(before: Option<Duration>, took: Duration) -> bool {
+    took <= QUICK_PASS || before.is_some_and(|before| took > before.mul_f64(NO_GAIN))
+}
+
 struct Work {
     pairs: Vec<Pair>,
     rollout: RolloutId,
@@ -265,24 +277,24 @@ impl Work {
     }
 
     async fn passes(&mut self, open: &mut Vec<(Pair, SyncedCopy)>) -> Result<(), CopyError> {
+        let mut before = None;
         loop {
             let last = *self.orders.borrow_and_update() == Order::Finish;
             let mut failed = false;
-            // All at once: the last pass lies in the gap.
-            let each = open.iter_mut().map(async |(_, copy)| {
-                if last {
-                    copy.finish(&|_| {}, &self.cancel).await.map(drop)
-                } else {
-                    copy.pass(&|_| {}, &self.cancel).await.map(drop)
-                }
-            });
-            let results = futures::future::join_all(each).await;
+            let begun = tokio::time::Instant::now();
+            let hurry = self.cancel.child_token();
+            let results = self.round(open, last, &hurry).await;
             let mut finished = Vec::new();
             for (at, result) in results.into_iter().enumerate() {
                 match result {
                     Ok(()) => finished.push(at),
                     Err(error) if may_pass(&error) => {
                         tracing::warn!("this pass failed: {}", error_chain(&error));
+                        failed = true;
+                    }
+                    Err(CopyError::Interrupted { .. })
+                        if hurry.is_cancelled() && !self.cancel.is_cancelled() =>
+                    {
                         failed = true;
                     }
                     // A job without a checkpoint yet has none to hand over now; the last pass decides.
@@ -301,10 +313,47 @@ impl Work {
                     return Ok(());
                 }
             } else if !failed {
-                self.set(Copying::InSync);
+                let took = begun.elapsed();
+                if is_close(before.replace(took), took) {
+                    self.set(Copying::InSync);
+                }
             }
             self.pause(open, if last || failed { RETRY } else { self.interval })
                 .await?;
+        }
+    }
+
+    /// One pass of each copy, the last one if it is that. Another one is cut short by the order to make the
+    /// last one, through `hurry`: what it has copied stays, its look at all of the copy is not waited for.
+    async fn round(
+        &self,
+        open: &mut [(Pair, SyncedCopy)],
+        last: bool,
+        hurry: &CancellationToken,
+    ) -> Vec<Result<(), CopyError>> {
+        // All at once: the last pass lies in the gap.
+        let each = open.iter_mut().map(async |(_, copy)| {
+            if last {
+                copy.finish(&|_| {}, &self.cancel).await.map(drop)
+            } else {
+                copy.pass(&|_| {}, hurry).await.map(drop)
+            }
+        });
+        let mut orders = self.orders.clone();
+        // Not with what it returns: that keeps others from giving an order.
+        let is_asked = async {
+            orders
+                .wait_for(|order| *order == Order::Finish)
+                .await
+                .is_ok()
+        };
+        let mut passes = std::pin::pin!(futures::future::join_all(each));
+        tokio::select! {
+            results = &mut passes => results,
+            true = is_asked, if !last => {
+                hurry.cancel();
+                passes.await
+            }
         }
     }
 
@@ -404,4 +453,25 @@ async fn remove_tree(
         return Ok(());
     };
     storage.delete_tree(&tree).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_in_sync_when_its_passes_are_quick_or_no_quicker_any_more() {
+        let seconds = Duration::from_secs_f64;
+        for (before, took, is_so) in [
+            (None, 0.9, true),
+            (None, 60.0, false),
+            (Some(60.0), 15.0, false),
+            (Some(60.0), 50.0, true),
+            (Some(15.0), 0.5, true),
+            (Some(3.0), 9.0, true),
+        ] {
+            let found = is_close(before.map(seconds), seconds(took));
+            assert_eq!(found, is_so, "{before:?} {took}");
+        }
+    }
 }

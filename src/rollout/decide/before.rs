@@ -93,11 +93,9 @@ pub(super) fn preparing(case: Case<'_>) -> Decision {
             enter(State::Starting, "the checkpoint changes hands as it is")
         }
         Strategy::HandOver => match seen.copy {
-            Copying::InSync | Copying::Published => {
-                enter(State::Starting, "the first pass of the copy is made")
-            }
+            Copying::InSync | Copying::Published => enter(State::Starting, "the copy is in sync"),
             Copying::Idle => act(Act::Sync, "the copy is kept in sync from now on"),
-            Copying::Busy => wait("the first pass of the copy goes on"),
+            Copying::Busy => wait("the copy is brought close to the old job"),
             Copying::Failed => enter(State::Aborting, "the checkpoint cannot be copied"),
         },
         Strategy::Parallel => match seen.copy {
@@ -241,9 +239,8 @@ pub(super) fn held(case: Case<'_>) -> Decision {
         return on;
     }
     if record.promoted {
-        return enter(State::Stopping, "an operator promoted the new job");
+        return ask_old(case, "an operator promoted the new job");
     }
-    let late = case.is_late(policy.deadlines.gate);
     if seen.gate == Gate::Failed {
         return enter(State::Aborting, "the new job did not pass its checks");
     }
@@ -252,7 +249,7 @@ pub(super) fn held(case: Case<'_>) -> Decision {
     }
     let is_unclear = case.old_end_is_unclear();
     if seen.gate == Gate::Passed && policy.auto_promote && !is_unclear {
-        return enter(State::Stopping, "the new job passed its checks");
+        return ask_old(case, "the new job passed its checks");
     }
     let why = if is_unclear {
         OLD_IS_UNCLEAR
@@ -261,11 +258,32 @@ pub(super) fn held(case: Case<'_>) -> Decision {
     } else {
         "the new job is checked"
     };
-    match (late, policy.gate_overdue) {
+    wait_in_gate(case, why)
+}
+
+/// Waits in `held` or `shadow`, until that is overdue.
+fn wait_in_gate(case: Case<'_>, why: &'static str) -> Decision {
+    let policy = case.policy;
+    match (case.is_late(policy.deadlines.gate), policy.gate_overdue) {
         (true, GateOverdue::Abort) => {
             enter(State::Aborting, "the checks or the promotion took too long")
         }
         (true, GateOverdue::Hold) => Decision::alarmed(Next::Wait, why),
         (false, _) => wait(why),
+    }
+}
+
+/// Has the old job asked, once the copy of its checkpoint is in sync: what is behind is copied in the gap.
+/// A stepdown that takes the rollout up begins with a copy that nobody has kept in sync meanwhile.
+fn ask_old(case: Case<'_>, why: &'static str) -> Decision {
+    let record = case.record;
+    if record.strategy != Strategy::HandOver || record.transfer != Transfer::Copy {
+        return enter(State::Stopping, why);
+    }
+    match case.seen.copy {
+        Copying::InSync | Copying::Published => enter(State::Stopping, why),
+        Copying::Idle => act(Act::Sync, "the copy is kept in sync again"),
+        Copying::Busy => wait_in_gate(case, "the copy is behind the old job"),
+        Copying::Failed => enter(State::Aborting, "the checkpoint cannot be copied"),
     }
 }

@@ -802,6 +802,47 @@ fn an_old_job_that_is_started_late_is_waited_for() {
     assert_eq!(next(&record, &seen, 301), Next::Wait);
 }
 
+/// A stepdown that takes the rollout up has kept nothing in sync.
+#[test]
+fn the_old_job_is_asked_once_the_copy_is_in_sync() {
+    let at = |second: i64| Timestamp::from_second(1_000 + second).unwrap();
+    let mut record = record_of(Slot::Green);
+    record.new_attempt = Some(attempt("y-1"));
+    record.enter(State::Held, at(0), "");
+    let held = Side {
+        life: Life::Running,
+        phase: Phase::Held,
+        ..Side::default()
+    };
+    for promoted in [false, true] {
+        record.promoted = promoted;
+        for (copy, second, next) in [
+            (Copying::Idle, 1, Next::Do(Act::Sync)),
+            (Copying::Busy, 1, Next::Wait),
+            (Copying::Busy, 101, Next::Enter(State::Aborting)),
+            (Copying::InSync, 1, Next::Enter(State::Stopping)),
+            (Copying::Failed, 1, Next::Enter(State::Aborting)),
+        ] {
+            let seen = Seen {
+                old: Side {
+                    life: Life::Running,
+                    marker: Known::Yes,
+                    ..Side::default()
+                },
+                new: Side {
+                    marker: Known::Yes,
+                    ..held.clone()
+                },
+                copy,
+                gate: Gate::Passed,
+                ..Seen::default()
+            };
+            let decision = decide(&record, &seen, &policy(), at(second));
+            assert_eq!(decision.next, next, "{copy:?} {promoted}");
+        }
+    }
+}
+
 #[test]
 fn the_never_list_holds_over_a_hundred_thousand_histories() {
     let threads = 2_u64;
