@@ -254,18 +254,8 @@ impl RolloutPlan {
                     .map(|(_, attempt)| attempt.clone());
                 (Some(replica), replica, vec![master], attempt)
             }
-            (Strategy::Rolling, [(slot, _)]) => {
-                return Err(impossible(&format!(
-                    "rolling exchanges two slots that both run, and {} does not; start it first, with what the \
-                     start command would get",
-                    slot.other()
-                )));
-            }
-            (Strategy::Rolling, _) => {
-                return Err(impossible(
-                    "rolling exchanges two slots that both run, and neither does; start both first, with what the \
-                     start command would get",
-                ));
+            (Strategy::Rolling, some) => {
+                return Err(one_is_missing(some.first().map(|(slot, _)| *slot)));
             }
             (_, [_, _]) => {
                 return Err(impossible(
@@ -427,6 +417,18 @@ impl RolloutPlan {
             tracing::debug!("the lease was not given back: {error}");
         }
     }
+}
+
+/// `rolling` with `running` alone.
+fn one_is_missing(running: Option<Slot>) -> RolloutError {
+    let (what, start) = match running {
+        Some(slot) => (format!("{} does not", slot.other()), "it"),
+        None => ("neither does".to_owned(), "both"),
+    };
+    impossible(&format!(
+        "rolling exchanges two slots that both run, and {what}; start {start} first, with what the start command \
+         would get"
+    ))
 }
 
 fn impossible(why: &str) -> RolloutError {
