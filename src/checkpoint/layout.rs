@@ -18,6 +18,9 @@ pub enum DirectoryKind {
     Foreign,
 }
 
+/// The log of a file sink, in its output directory.
+pub const FILE_SINK_LOG: &str = "_spark_metadata";
+
 /// What a directory is, by its own name and the entries at its top (name, whether a directory).
 pub fn recognise(dir_name: &str, top: &[(&str, bool)]) -> DirectoryKind {
     let is_query_entry = |&(name, is_dir): &(&str, bool)| match name {
@@ -30,7 +33,7 @@ pub fn recognise(dir_name: &str, top: &[(&str, bool)]) -> DirectoryKind {
         DirectoryKind::Query
     } else if names().any(is_dstreams_checkpoint) {
         DirectoryKind::DStreams
-    } else if dir_name == "_spark_metadata" || names().any(|name| name == "_spark_metadata") {
+    } else if dir_name == FILE_SINK_LOG || names().any(|name| name == FILE_SINK_LOG) {
         DirectoryKind::FileSink
     } else if names().all(|name| name.starts_with('.')) {
         DirectoryKind::Empty

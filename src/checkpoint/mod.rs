@@ -9,6 +9,7 @@ pub mod copies;
 pub mod copy;
 pub mod diff;
 mod error;
+pub mod file_sink;
 pub mod finding;
 pub mod inspect;
 pub mod lag;

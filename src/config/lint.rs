@@ -76,6 +76,7 @@ pub fn of_values(config: &Config) -> Vec<Warning> {
         );
     }
     shared_places(config, &mut warnings);
+    lint_rollout::file_sinks(config, &mut warnings);
     for job in config.jobs.values() {
         deadlines(config, job, &mut warnings);
         lint_rollout::of_job(config, job, &mut warnings);

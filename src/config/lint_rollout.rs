@@ -1,9 +1,10 @@
 //! What is odd about rollouts, and about what start and stop commands say of the platform.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::lint::{Warnings, shown};
-use super::rollout::RolloutCheckpoint;
+use super::rollout::{RolloutCheckpoint, Strategy};
 use super::schema::{Config, Job, JobSlot, Stop};
 use crate::model::Slot;
 use crate::storage::StorageUri;
@@ -43,6 +44,64 @@ pub(super) fn of_job(config: &Config, job: &Job, warnings: &mut Warnings) {
         let other = job.slots.get(&slot.other());
         if let Some(other) = other {
             foreign_words(job, *slot, of, other, warnings);
+        }
+    }
+}
+
+/// File sinks that have another writer, and outputs that do not stay at their place. Spark takes a batch that
+/// a sink's log has as written, whoever wrote it.
+pub(super) fn file_sinks(config: &Config, warnings: &mut Warnings) {
+    let mut writers: BTreeMap<&StorageUri, &Job> = BTreeMap::new();
+    for job in config.jobs.values() {
+        let key = |slot| format!("jobs.{}.slots.{slot}.file-sinks", job.name);
+        for (slot, of) in &job.slots {
+            for sink in &of.file_sinks {
+                if let Some(other) = writers
+                    .insert(sink, job)
+                    .filter(|other| other.name != job.name)
+                {
+                    warnings.add(
+                        key(*slot),
+                        format!("{sink} is a file sink of {}, too: each skips the batches that the other wrote", other.name),
+                        "give each query an output directory of its own",
+                    );
+                }
+                // A checkpoint in the output is common, and Spark's readers pass over it.
+                if let Some(dir) = of.checkpoints.iter().find(|dir| sink.is_within(dir)) {
+                    warnings.add(
+                        key(*slot),
+                        format!("{sink} lies in the checkpoint {dir}"),
+                        "keep the output out of the checkpoint",
+                    );
+                }
+            }
+        }
+        let (Some(rollout), Some(blue), Some(green)) = (
+            &job.rollout,
+            job.slots.get(&Slot::Blue),
+            job.slots.get(&Slot::Green),
+        ) else {
+            continue;
+        };
+        let shared = blue
+            .file_sinks
+            .iter()
+            .find(|sink| green.file_sinks.contains(sink));
+        match (rollout.strategy, shared) {
+            (Strategy::Parallel | Strategy::Rolling, Some(sink)) => warnings.add(
+                key(Slot::Green),
+                format!(
+                    "{sink} is the file sink of both slots, which run at the same time: each skips the batches that \
+                     the other wrote"
+                ),
+                "give each slot an output directory of its own",
+            ),
+            (Strategy::HandOver | Strategy::StopStart, _) if blue.file_sinks != green.file_sinks => warnings.add(
+                key(Slot::Green),
+                "are not those of blue: a new version goes on with the batches of the old one, in another directory",
+                "name the same output directories in both slots",
+            ),
+            _ => {}
         }
     }
 }

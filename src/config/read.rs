@@ -243,6 +243,7 @@ fn job(
     let checkpoints: Vec<StorageUri> = section.value("checkpoints", Vec::new());
     let on_stopped = section.value("on-stopped", OnStopped::Nothing);
     let copy_to: Vec<StorageUri> = section.value("copy-to", Vec::new());
+    let file_sinks: Vec<StorageUri> = section.value("file-sinks", Vec::new());
     let copy_existing = section.value("copy-existing", CopyExisting::Refuse);
     let copy_deadline = section.checked("copy-deadline", Job::COPY_DEADLINE, positive);
     let own = hooks(section.section("hooks"), Some(general));
@@ -275,6 +276,8 @@ fn job(
                     checkpoints_key: section.key("checkpoints"),
                     copy_to: &copy_to,
                     copy_to_key: section.key("copy-to"),
+                    file_sinks: &file_sinks,
+                    file_sinks_key: section.key("file-sinks"),
                     stop: common.as_ref(),
                     stop_key: (!has_stop).then(|| section.key("stop")),
                     escalate,
@@ -325,6 +328,8 @@ struct Shared<'s> {
     checkpoints_key: String,
     copy_to: &'s Vec<StorageUri>,
     copy_to_key: String,
+    file_sinks: &'s Vec<StorageUri>,
+    file_sinks_key: String,
     stop: Option<&'s Stop>,
     /// The job's `stop` key, where the file does not have it.
     stop_key: Option<String>,
@@ -358,6 +363,10 @@ fn job_slot(
     let copy_to = section
         .value_or("copy-to", Some(shared.copy_to.clone()), origin)
         .unwrap_or_default();
+    let origin = from_job(shared.file_sinks, &shared.file_sinks_key);
+    let file_sinks = section
+        .value_or("file-sinks", Some(shared.file_sinks.clone()), origin)
+        .unwrap_or_default();
     let own_is_missing = !section.has("stop");
     let own = section.section("stop");
     let stop = if own.is_present() {
@@ -380,6 +389,7 @@ fn job_slot(
         marker: marker?,
         checkpoints,
         copy_to,
+        file_sinks,
         stop: stop?,
         start,
     })
@@ -401,12 +411,7 @@ fn check_copies(on_stopped: OnStopped, slot: &JobSlot) -> Result<(), Refusal> {
         return Err(Refusal::new(message).with_help("name one for each, in the same order"));
     }
     for (at, place) in copy_to.iter().enumerate() {
-        let within = |other: &StorageUri| {
-            other.authority == place.authority
-                && (other.path == place.path
-                    || other.path.is_below(&place.path)
-                    || place.path.is_below(&other.path))
-        };
+        let within = |other: &StorageUri| other.is_within(place) || place.is_within(other);
         let earlier = copy_to.iter().take(at);
         if let Some(other) = checkpoints
             .iter()

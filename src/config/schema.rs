@@ -381,6 +381,8 @@ pub struct JobSlot {
     pub checkpoints: Vec<StorageUri>,
     /// Where their copies go, in the same order; [`STOP_ID`] in a name stands for the stop's id.
     pub copy_to: Vec<StorageUri>,
+    /// The output directories of its queries' file sinks.
+    pub file_sinks: Vec<StorageUri>,
     /// How its attempt is found and stopped.
     pub stop: Stop,
     /// How it is started in a rollout.

@@ -2,9 +2,11 @@
 //!
 //! [`host`] looks at this host and the configuration, [`hadoop`] at the Hadoop configuration and the
 //! credentials, [`control`] at the storages that the configuration names, where it tries what stepdown
-//! will have to do, [`rollouts`] at rollouts that are not over.
+//! will have to do, [`file_sinks`] at whether outputs belong to checkpoints, [`rollouts`] at rollouts that are
+//! not over.
 
 pub mod control;
+pub mod file_sinks;
 pub mod hadoop;
 pub mod host;
 pub mod rollouts;

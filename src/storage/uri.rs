@@ -167,6 +167,11 @@ impl StorageUri {
             path: self.path.join(name),
         }
     }
+
+    /// Whether it is that directory or lies in it, by name.
+    pub fn is_within(&self, dir: &StorageUri) -> bool {
+        self.authority == dir.authority && (self.path == dir.path || self.path.is_below(&dir.path))
+    }
 }
 
 impl FromStr for StorageUri {

@@ -483,6 +483,56 @@ fn the_doctor_tells_what_does_not_work() {
 }
 
 #[test]
+fn the_doctor_sees_a_file_sink_that_is_not_of_its_checkpoint() {
+    let sandbox = Sandbox::new();
+    let control = sandbox.text("c");
+    assert_eq!(sandbox.run(&["init", "c"]).code, 0);
+    let (checkpoint, sink) = (sandbox.text("ck"), sandbox.text("out"));
+    let config = format!(
+        "control = \"{control}\"\n[jobs.clicks]\ncheckpoints = [\"{checkpoint}\"]\n\
+         file-sinks = [\"{sink}\"]\nstop.backend = \"driver\"\n"
+    );
+    let config = sandbox.write("sinks.toml", &config);
+    let told = || {
+        let ran = sandbox.run(&["--config", &config, "doctor", "--no-probes"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let line = ran.stdout.lines().find(|line| line.contains("file-sink "));
+        line.unwrap_or_else(|| panic!("{ran:?}")).to_owned()
+    };
+    assert!(told().contains("nothing is written yet"), "{}", told());
+    sandbox.write(
+        "ck/metadata",
+        r#"{"id":"0f6d9c33-8a7c-4d5e-9d57-4b1f0c7a7f10"}"#,
+    );
+    for log in ["offsets", "commits"] {
+        sandbox.write(&format!("ck/{log}/11"), "v1\n{}\n-");
+    }
+    assert!(
+        told().contains("it has no log, and batch 11 is committed"),
+        "{}",
+        told()
+    );
+    sandbox.write("out/_spark_metadata/9.compact", "v1");
+    assert!(
+        told().contains("ends with batch 9, and batch 11 is committed"),
+        "{}",
+        told()
+    );
+    sandbox.write("out/_spark_metadata/11", "v1");
+    assert!(
+        told().contains("ok ") && told().contains("as far as a checkpoint"),
+        "{}",
+        told()
+    );
+    sandbox.write("out/_spark_metadata/12", "v1");
+    assert!(
+        told().contains("Spark skips batches up to 12"),
+        "{}",
+        told()
+    );
+}
+
+#[test]
 fn under_run_the_codes_up_to_63_are_the_commands() {
     let sandbox = Sandbox::new();
     sandbox.write("not-executable", "");

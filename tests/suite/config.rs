@@ -187,6 +187,83 @@ checkpoints = ["/ck/blue"]
 }
 
 #[test]
+fn file_sinks_have_one_writer_and_stay_at_their_place() {
+    let warnings = |rollout: &str, blue: &str, green: &str, other: &str| {
+        let text = format!(
+            r#"
+control = "/srv/stepdown"
+hooks.on-alarm = ["true"]
+[jobs.clicks]
+stop.backend = "driver"
+[jobs.clicks.rollout]
+start = ["run.sh"]
+{rollout}
+[jobs.clicks.slots.blue]
+checkpoints = ["/ck/blue"]
+{blue}
+[jobs.clicks.slots.green]
+checkpoints = ["/ck/green"]
+{green}
+[jobs.views]
+stop.backend = "driver"
+checkpoints = ["/ck/views"]
+{other}
+"#
+        );
+        let loaded = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let warnings = lint::of_values(&loaded.config);
+        warnings
+            .into_iter()
+            .map(|warning| format!("{}: {}", warning.key, warning.message))
+            .collect::<Vec<_>>()
+    };
+    let sinks = |dir: &str| format!("file-sinks = [\"{dir}\"]");
+    let (out, aside) = (sinks("/out/clicks"), sinks("/out/clicks-2"));
+    let hand_over = "strategy = \"hand-over\"";
+    let parallel = "strategy = \"parallel\"\ntwo-writers = \"accept\"";
+    assert!(warnings(hand_over, &out, &out, &sinks("/out/views")).is_empty());
+    assert!(warnings(parallel, &out, &aside, "").is_empty());
+    // A checkpoint in the output is common.
+    assert!(warnings(parallel, &sinks("/ck"), &aside, "").is_empty());
+    for (rollout, blue, green, other, said) in [
+        (
+            parallel,
+            &out,
+            &out,
+            "",
+            "/out/clicks is the file sink of both slots",
+        ),
+        (
+            hand_over,
+            &out,
+            &aside,
+            "",
+            "green.file-sinks: are not those of blue",
+        ),
+        (
+            hand_over,
+            &out,
+            &out,
+            out.as_str(),
+            "views.slots.blue.file-sinks: /out/clicks is a file sink of clicks, too",
+        ),
+        (
+            parallel,
+            &sinks("/ck/blue/out"),
+            &aside,
+            "",
+            "/ck/blue/out lies in the checkpoint /ck/blue",
+        ),
+    ] {
+        let told = warnings(rollout, blue, green, other);
+        assert!(
+            told.len() == 1 && told[0].contains(said),
+            "{said}: {told:?}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_file_gives_the_defaults() {
     assert_eq!(read("").unwrap().config, Config::default());
 }

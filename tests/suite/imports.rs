@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ),
     (
         "doctor",
-        "model hadoop storage config control process rollout app",
+        "model hadoop storage config control checkpoint process rollout app",
     ),
     (
         "cli",

@@ -8,7 +8,7 @@ use crate::cli::exit::{Exit, Status};
 use crate::cli::failure::Result;
 use crate::cli::output::{Look, Report, Tone, printable};
 use crate::doctor::control::Probes;
-use crate::doctor::{Check, Verdict, control, hadoop, host, rollouts};
+use crate::doctor::{Check, Verdict, control, file_sinks, hadoop, host, rollouts};
 
 /// Check whether stepdown can work here
 ///
@@ -84,6 +84,7 @@ pub async fn run(args: DoctorArgs, context: &mut Context) -> Result<Status> {
     let mut checks = host::checks(app.loaded(), &context.environment);
     checks.extend(hadoop::checks(&app).await);
     checks.extend(control::checks(&app, probes).await);
+    checks.extend(file_sinks::checks(&app).await);
     checks.extend(rollouts::checks(&app).await);
     let verdict = checks
         .iter()

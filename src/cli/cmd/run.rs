@@ -285,6 +285,7 @@ fn subject(args: &RunArgs, app: &App) -> Result<Subject> {
                 marker,
                 checkpoints: Vec::new(),
                 copy_to: Vec::new(),
+                file_sinks: Vec::new(),
                 stop: Stop::Signal(SignalStop::default()),
                 start: None,
             };

@@ -29,7 +29,12 @@ fn a_quota_that_is_used_up_is_named_and_the_copy_goes_on_when_it_is_raised() -> 
     let hdfs = Hdfs::shared()?;
     let yard = Yard::on(hdfs, "quotas")?;
     let source = yard.tree("ck", SHAPE)?;
-    for (dir, class) in [("names", "NSQuota"), ("bytes", "DSQuota")] {
+    // With no room for a block not even the record of the work can be written.
+    let cases = [
+        ("names", "NSQuota", GOES_ON),
+        ("bytes", "DSQuota", "was not begun"),
+    ];
+    for (dir, class, advice) in cases {
         let parent = yard.at(dir);
         yard.eye().make_dir(&parent)?;
         if dir == "names" {
@@ -42,7 +47,7 @@ fn a_quota_that_is_used_up_is_named_and_the_copy_goes_on_when_it_is_raised() -> 
         let args = ["copy", &source, &yard.uri(&copy)];
         let words = [
             "once the quota is raised",
-            GOES_ON,
+            advice,
             &yard.at(&copy),
             "a quota is used up",
             class,
