@@ -77,7 +77,7 @@ class OnYarn:
         return self.dir / f"clicks.{self.slot}"
 
     def roll_out(self, strategy):
-        """The next version takes over; the record of it."""
+        """The next version takes over."""
         self.config.write_text(CONFIG.format(dir=self.dir, strategy=strategy))
         self.version += 1
         self.slot = "blue" if self.slot == "green" else "green"
@@ -85,7 +85,6 @@ class OnYarn:
         said = stepdown("--config", self.config, "--json", *start)
         record = json.loads(said.splitlines()[-1])
         check(record["outcome"] == "rolled-out" and record["new"] == self.slot, f"{record}")
-        return record
 
     def await_commits(self):
         """The job that runs does some more batches."""

@@ -14,6 +14,9 @@ from servers import Servers, await_port, free_address
 RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
 NODE_MANAGER = "org.apache.hadoop.yarn.server.nodemanager.NodeManager"
 
+# States of an application that has ended.
+OVER = ("FINISHED", "FAILED", "KILLED")
+
 
 class Yarn(Servers):
     def __init__(self, spark_home):
@@ -84,7 +87,7 @@ class Yarn(Servers):
         try:
             # Containers outlive the NodeManager that started them.
             for application in self.applications():
-                if application["state"] != "FINISHED":
+                if application["state"] not in OVER:
                     self.end(application)
         finally:
             super().__exit__(*error)
@@ -96,7 +99,7 @@ class Yarn(Servers):
         with urllib.request.urlopen(asked, timeout=20):
             pass
         wait_until(60, f"{application['id']} ended", lambda: self.ask(
-            f"apps/{application['id']}")["app"]["state"] in ("KILLED", "FINISHED", "FAILED"))
+            f"apps/{application['id']}")["app"]["state"] in OVER)
 
     def ask(self, what):
         with urllib.request.urlopen(f"http://{self.web}/ws/v1/cluster/{what}", timeout=20) as answer:

@@ -118,6 +118,15 @@ fn the_examples_are_good() {
     assert!(count >= 4);
 }
 
+/// The key and the message of each warning of a file.
+fn warnings_of(text: &str) -> Vec<String> {
+    let loaded = read(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let warnings = lint::of_values(&loaded.config).into_iter();
+    warnings
+        .map(|warning| format!("{}: {}", warning.key, warning.message))
+        .collect()
+}
+
 #[test]
 fn odd_rollouts_are_told() {
     let job = |rollout: &str, slots: &str| {
@@ -135,12 +144,7 @@ checkpoints = ["/ck/blue"]
 {slots}
 "#
         );
-        let loaded = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        let warnings = lint::of_values(&loaded.config);
-        warnings
-            .into_iter()
-            .map(|warning| format!("{}: {}", warning.key, warning.message))
-            .collect::<Vec<_>>()
+        warnings_of(&text)
     };
     let own = "checkpoints = [\"/ck/green\"]";
     let good = "start = [\"run.sh\", \"{checkpoint}\"]";
@@ -210,12 +214,7 @@ checkpoints = ["/ck/views"]
 {other}
 "#
         );
-        let loaded = read(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        let warnings = lint::of_values(&loaded.config);
-        warnings
-            .into_iter()
-            .map(|warning| format!("{}: {}", warning.key, warning.message))
-            .collect::<Vec<_>>()
+        warnings_of(&text)
     };
     let sinks = |dir: &str| format!("file-sinks = [\"{dir}\"]");
     let (out, aside) = (sinks("/out/clicks"), sinks("/out/clicks-2"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepdown::checkpoint::copy::{CopyError, CopyRequest, Place, SyncedCopy, copy};
+use stepdown::checkpoint::copy::{CopyError, CopyReport, CopyRequest, Place, SyncedCopy, copy};
 use stepdown::checkpoint::manifest::Manifest;
 use stepdown::checkpoint::plan::{Scope, Tally};
 use stepdown::checkpoint::target::At;
@@ -211,6 +211,11 @@ async fn a_pass_that_was_cut_short_leaves_nothing_unseen() {
     panic!("the pass never came to its end");
 }
 
+async fn copy_now(request: &CopyRequest) -> Result<CopyReport, CopyError> {
+    let (copyist, never) = (copyist(TTL).unwrap(), CancellationToken::new());
+    copy(request, &copyist, &|_| (), &never).await
+}
+
 /// A copy that takes longer than its lease lasts, its request, and the beats of the lease.
 async fn slow_copy() -> (Lab, CopyRequest, When) {
     let lab = Lab::new().await;
@@ -232,13 +237,7 @@ async fn a_beat_that_comes_late_does_not_end_a_copy() {
     lab.script.inject(beats.clone().times(1), slow);
     lab.script
         .inject(beats.times(9), Fault::Refuse(ErrorKind::TimedOut));
-    let report = copy(
-        &request,
-        &copyist(TTL).unwrap(),
-        &|_| (),
-        &CancellationToken::new(),
-    )
-    .await;
+    let report = copy_now(&request).await;
     report.unwrap();
     lab.assert_whole().await;
     assert!(lab.script.calls(Operation::Touch) > 10, "the beats failed");
@@ -258,13 +257,7 @@ async fn a_copy_whose_lease_was_taken_meanwhile_writes_nothing_more() {
         writer.finish().await.unwrap();
         memory.list(&path(TREE), Depth::Tree).await.unwrap().len()
     });
-    let report = copy(
-        &request,
-        &copyist(TTL).unwrap(),
-        &|_| (),
-        &CancellationToken::new(),
-    )
-    .await;
+    let report = copy_now(&request).await;
     assert!(
         matches!(report, Err(CopyError::Lease(LeaseError::Lost { .. }))),
         "{report:?}"
@@ -285,13 +278,7 @@ async fn a_storage_that_never_answers_again_ends_a_copy() {
     let (lab, request, beats) = slow_copy().await;
     lab.script.inject(beats, Fault::Refuse(ErrorKind::TimedOut));
     let begun = tokio::time::Instant::now();
-    let report = copy(
-        &request,
-        &copyist(TTL).unwrap(),
-        &|_| (),
-        &CancellationToken::new(),
-    )
-    .await;
+    let report = copy_now(&request).await;
     assert!(
         matches!(report, Err(CopyError::CutShort { .. })),
         "{report:?}"
