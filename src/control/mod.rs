@@ -97,6 +97,12 @@ impl ControlDir {
         self.status_dir().join(&format!("{job}.{slot}.json"))
     }
 
+    /// What the driver kit says of a driver that `run` has started; its word only, since the status file is
+    /// `run`'s.
+    pub fn kit_status(&self, job: &JobName, slot: Slot) -> StoragePath {
+        self.status_dir().join(&format!("{job}.{slot}.kit.json"))
+    }
+
     /// What stepdown itself keeps of a job.
     pub fn state_dir(&self, job: &JobName) -> StoragePath {
         self.0.root.join("state").join(job.as_str())

@@ -8,9 +8,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::model::AttemptId;
+use crate::control::{ControlDir, DocumentError};
+use crate::marker::poll::error_chain;
+use crate::model::{AttemptId, JobName, Slot};
 use crate::stop::command::CommandBackend;
+use crate::stop::driver::way_of;
 use crate::stop::signal::SignalBackend;
+use crate::stop::status::{Phase, StatusFile, load_kit_status};
 use crate::stop::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way};
 
 /// How long after a child is seen to be gone its exit code may take to be known.
@@ -37,13 +41,50 @@ impl OneRequest {
     }
 }
 
+/// Where the driver kit of the child writes its status, if there is one.
+#[derive(Debug)]
+pub(super) struct KitWord {
+    pub(super) control: ControlDir,
+    pub(super) job: JobName,
+    pub(super) slot: Slot,
+    pub(super) heartbeat_timeout: Duration,
+}
+
+impl KitWord {
+    async fn load(&self) -> Result<Option<(StatusFile, Timestamp)>, DocumentError> {
+        load_kit_status(&self.control, &self.job, self.slot).await
+    }
+
+    async fn way(&self, now: Timestamp) -> Result<Way, DocumentError> {
+        let word = self.load().await?;
+        let Some((phase, kit, written_at)) = word
+            .as_ref()
+            .and_then(|(status, at)| Some((status.phase, status.kit.as_deref()?, *at)))
+        else {
+            // One without a kit looks at its marker by means of its own.
+            return Ok(Way::Drains);
+        };
+        let silence = Duration::try_from(now.duration_since(written_at)).unwrap_or_default();
+        let way = way_of(phase, kit, silence, self.heartbeat_timeout);
+        Ok(way.unwrap_or_else(|why| Way::CannotDrain {
+            why,
+            // It is this process's child.
+            reach: Ok(()),
+        }))
+    }
+}
+
 /// How the child is asked.
 #[derive(Debug)]
 pub(super) enum ChildRequest {
     /// By the signal.
     Signal(OneRequest),
-    /// Not at all: it sees its marker itself.
-    Driver,
+    /// Not at all: it sees its marker itself; by the signal if its kit says that it cannot drain.
+    Driver {
+        /// What the kit says.
+        kit: KitWord,
+        one_request: OneRequest,
+    },
     /// By the operator's program.
     Command(CommandBackend),
 }
@@ -62,7 +103,7 @@ impl Backend for ChildBackend {
     fn name(&self) -> &'static str {
         match &self.request {
             ChildRequest::Signal(_) => self.signal.name(),
-            ChildRequest::Driver => "driver",
+            ChildRequest::Driver { .. } => "driver",
             ChildRequest::Command(command) => command.name(),
         }
     }
@@ -81,7 +122,8 @@ impl Backend for ChildBackend {
         order: &StopOrder,
     ) -> Result<(), BackendError> {
         match &self.request {
-            ChildRequest::Signal(one_request) => {
+            ChildRequest::Driver { .. } if !order.instead_of_drain => Ok(()),
+            ChildRequest::Signal(one_request) | ChildRequest::Driver { one_request, .. } => {
                 if !one_request.claim() {
                     return Ok(());
                 }
@@ -91,7 +133,6 @@ impl Backend for ChildBackend {
                 }
                 asked
             }
-            ChildRequest::Driver => Ok(()),
             ChildRequest::Command(command) => command.request_stop(attempt, order).await,
         }
     }
@@ -134,19 +175,26 @@ impl Backend for ChildBackend {
     }
 
     fn drains_itself(&self) -> bool {
-        matches!(self.request, ChildRequest::Driver)
+        matches!(self.request, ChildRequest::Driver { .. })
     }
 
-    async fn way(&self, _: &AttemptId, _: Timestamp) -> Way {
+    async fn way(&self, _: &AttemptId, now: Timestamp) -> Way {
         match &self.request {
             ChildRequest::Signal(_) | ChildRequest::Command(_) => Way::Asked,
-            // The status file is this process's own, so the driver cannot say anything in it.
-            ChildRequest::Driver => Way::Drains,
+            ChildRequest::Driver { kit, .. } => {
+                kit.way(now).await.unwrap_or_else(|error| Way::Unknown {
+                    why: error_chain(&error),
+                })
+            }
         }
     }
 
     async fn has_drained(&self, _: &AttemptId) -> Option<bool> {
-        None
+        let ChildRequest::Driver { kit, .. } = &self.request else {
+            return None;
+        };
+        let (status, _) = kit.load().await.ok()??;
+        Some(matches!(status.phase, Phase::Drained | Phase::Ended))
     }
 
     async fn reports_running(&self, attempt: &AttemptId) -> bool {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Daemon;
-use super::child_backend::{ChildBackend, ChildRequest, OneRequest};
+use super::child_backend::{ChildBackend, ChildRequest, KitWord, OneRequest};
 use super::crash_point::crash_point;
 use super::poller::{PollPolicy, Poller, Sightings};
 pub use super::run_error::RunError;
@@ -42,10 +42,13 @@ use crate::stop::signal::{AttemptSource, SignalBackend, SignalOptions};
 use crate::stop::status::{
     Phase, RolloutTag, StatusFile, load_status, save_status, save_tagged_status,
 };
-use crate::storage::{DirIdentity, ErrorKind};
+use crate::storage::{DirIdentity, ErrorKind, StorageUri};
 
 /// Pause between two tries at something that `run` cannot go on without.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Where a driver kit in the command is to write its status: the slot's own status file is `run`'s.
+const KIT_STATUS: &str = "STEPDOWN_KIT_STATUS";
 
 /// How the command is asked to stop.
 #[derive(Debug, Clone)]
@@ -53,7 +56,10 @@ pub enum Ask {
     /// By a signal.
     Signal,
     /// By nothing but the absence of its marker, which it sees itself.
-    Driver,
+    Driver {
+        /// After so long without a word of it a driver kit counts as gone.
+        heartbeat_timeout: Duration,
+    },
     /// By a program of the operator.
     Command(CommandOptions),
 }
@@ -434,9 +440,11 @@ impl Runner {
             ("STEPDOWN_MARKER", self.spec.marker.to_string()),
             ("STEPDOWN_RUN_ID", self.run_id.to_string()),
         ];
+        let kit_status = self.clear_kit_status().await?;
         let given = self.options.env.iter().cloned();
         options.env = own
             .into_iter()
+            .chain(kit_status.map(|uri| (KIT_STATUS, uri.to_string())))
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))
             .chain(given)
             .map(|(name, value)| (name, Some(value)))
@@ -477,6 +485,16 @@ impl Runner {
                 Err(error.into())
             }
         }
+    }
+
+    /// Removes what the kit of an earlier command has said, and says where the next one's may write.
+    async fn clear_kit_status(&self) -> Result<Option<StorageUri>, RunError> {
+        if !matches!(self.options.ask, Ask::Driver { .. }) {
+            return Ok(None);
+        }
+        let path = self.control.kit_status(&self.spec.job, self.spec.slot);
+        self.control.storage().delete_file(&path).await?;
+        Ok(Some(self.control.uri(&path)))
     }
 
     /// Takes an attempt that never ran off the record.
@@ -556,7 +574,15 @@ impl Runner {
         }
         let request = match &self.options.ask {
             Ask::Signal => ChildRequest::Signal(one_request),
-            Ask::Driver => ChildRequest::Driver,
+            Ask::Driver { heartbeat_timeout } => ChildRequest::Driver {
+                kit: KitWord {
+                    control: self.control.clone(),
+                    job: self.spec.job.clone(),
+                    slot: self.spec.slot,
+                    heartbeat_timeout: *heartbeat_timeout,
+                },
+                one_request,
+            },
             Ask::Command(options) => ChildRequest::Command(CommandBackend::new(
                 options.clone(),
                 self.spec.job.clone(),

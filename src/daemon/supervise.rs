@@ -110,7 +110,7 @@ impl Runner {
                             match self.options.ask {
                                 Ask::Signal if by_signal => asked.cancel(),
                                 Ask::Signal | Ask::Command(_) => wanted.cancel(),
-                                Ask::Driver => {
+                                Ask::Driver { .. } => {
                                     wanted.cancel();
                                     removal = Some(self.take_marker_away());
                                 }

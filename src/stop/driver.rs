@@ -112,8 +112,11 @@ fn generation_of(status: &StatusFile) -> Option<Generation> {
     status.kit.as_ref()?.generation
 }
 
-/// How a driver with this kit comes to stop, if its last word is so old.
-fn way_of(
+/// How a driver with this kit comes to stop, if its last word is so old; or why it does not by itself.
+///
+/// # Errors
+/// A sentence: it has to be asked by a signal.
+pub fn way_of(
     phase: Phase,
     kit: &KitStatus,
     silence: Duration,

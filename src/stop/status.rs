@@ -203,6 +203,24 @@ pub async fn load_status(
     load_optional(control.storage().as_ref(), &control.status(job, slot)).await
 }
 
+/// What a driver kit says to the `run` that has started it, and when it wrote that, by the storage's clock;
+/// `None` if there is no kit, or it has not written yet.
+///
+/// # Errors
+/// Storage errors; `Malformed`.
+pub async fn load_kit_status(
+    control: &ControlDir,
+    job: &JobName,
+    slot: Slot,
+) -> Result<Option<(StatusFile, Timestamp)>, DocumentError> {
+    let (storage, path) = (control.storage().as_ref(), control.kit_status(job, slot));
+    let Some(status) = load_optional::<StatusFile>(storage, &path).await? else {
+        return Ok(None);
+    };
+    let written_at = storage.stat(&path).await?.modified_at;
+    Ok(status.kit.is_some().then_some((status, written_at)))
+}
+
 /// When the status of a slot was last written, by the storage's clock; `None` if nobody wrote one.
 ///
 /// # Errors

@@ -58,6 +58,31 @@ fn closes(log: &str) -> Result<Vec<Close>> {
     Ok(closed)
 }
 
+/// The same, with the copied files counted by waves: `at_once` of them are written at a time, so that none of
+/// these waits for another's close, however long it takes to begin them all.
+pub(crate) fn in_waves(
+    closes: &[Close],
+    is_copied: impl Fn(&str) -> bool,
+    at_once: usize,
+) -> Vec<Close> {
+    let (mut copied, mut all): (Vec<Close>, Vec<Close>) = closes
+        .iter()
+        .cloned()
+        .partition(|close| is_copied(&close.path));
+    copied.sort_by_key(|close| close.begun);
+    for wave in copied.chunks(at_once) {
+        let first = wave.iter().map(|close| close.begun).min();
+        let last = wave.iter().map(|close| close.closed).max();
+        all.extend(first.zip(last).map(|(begun, closed)| Close {
+            path: format!("{} copied file(s)", wave.len()),
+            begun,
+            closed,
+        }));
+    }
+    all.sort_by_key(|close| close.closed);
+    all
+}
+
 /// The longest chain of files each of which was begun when the one before was closed: so many closes came
 /// one after the other, however many there were at once.
 pub(crate) fn chain(closes: &[Close]) -> Vec<&Close> {
@@ -87,9 +112,19 @@ fn closes_at_the_same_time_count_once() -> Result<()> {
     let paths: Vec<&str> = closes.iter().map(|close| close.path.as_str()).collect();
     assert_eq!(paths, ["/a", "/b", "/c"]);
     let chain: Vec<&str> = chain(&closes)
-        .iter()
+        .into_iter()
         .map(|close| close.path.as_str())
         .collect();
     assert_eq!(chain, ["/a", "/c"]);
+
+    let paths_in_waves = |at_once| {
+        let waves = in_waves(&closes, |path| path != "/b", at_once);
+        waves.into_iter().map(|wave| wave.path).collect::<Vec<_>>()
+    };
+    assert_eq!(paths_in_waves(2), ["/b", "2 copied file(s)"]);
+    assert_eq!(
+        paths_in_waves(1),
+        ["1 copied file(s)", "/b", "1 copied file(s)"]
+    );
     Ok(())
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use stepdown::checkpoint::copy::Pace;
 use stepdown::checkpoint::manifest::MANIFEST;
 
 use super::clicks::{Times, other};
-use super::closes::{Close, chain, closes_between};
+use super::closes::{Close, chain, closes_between, in_waves};
 use super::scripted::Stage;
 use super::soak::{median, turns, write_block};
 use crate::common::Hdfs;
@@ -39,7 +40,7 @@ struct Part {
     files: usize,
     /// Files with content that stepdown closed in its part,
     closes: usize,
-    /// and so many of them one after the other.
+    /// and so many of them one after the other, the copied ones counted by waves.
     chain: usize,
 }
 
@@ -73,11 +74,17 @@ impl Stage {
         let mut closes = closes_between(&self.hdfs, from, to)?;
         closes.retain(|close| self.is_stepdowns(&close.path));
         let dir = self.clicks.at("");
+        let waves = in_waves(
+            &closes,
+            |path| path.contains(".stepdown-copy/tree/") && !path.contains(MANIFEST),
+            Pace::HURRIED.small_at_once,
+        );
+        let chain = chain(&waves);
         for Close {
             path,
             begun,
             closed,
-        } in chain(&closes)
+        } in &chain
         {
             let path = path.strip_prefix(&dir).unwrap_or(path);
             println!("  {begun} to {closed}: {path}");
@@ -93,7 +100,7 @@ impl Stage {
             gap: times.gap()?,
             files: manifest["files"].as_array().context("no files")?.len(),
             closes: closes.len(),
-            chain: chain(&closes).len(),
+            chain: chain.len(),
         })
     }
 }

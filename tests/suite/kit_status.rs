@@ -13,17 +13,15 @@ use crate::common::job::BareJob;
 use crate::common::place::{Place, SOON};
 use crate::common::{Job, wait_until};
 
-/// A job with a driver kit, whose status file the test writes.
-struct Driver {
+/// The configuration of a job with batches, which go on until a signal comes.
+struct Ground {
     place: Place,
     job: Job,
-    bare: BareJob,
     _query: Batches,
 }
 
-impl Driver {
-    /// A job that runs and is watched; `kit` is what its status says.
-    fn start(name: &str, keys: &str, stop: &str, kit: &Value) -> Result<Self> {
+impl Ground {
+    fn new(name: &str, keys: &str, stop: &str) -> Result<Self> {
         let place = Place::new(name)?;
         let rhythm = Rhythm::new(1.6, 0.4);
         let dir = place.path("checkpoint");
@@ -39,28 +37,19 @@ impl Driver {
             dir.display()
         ))?;
         let job = place.job("clicks")?;
-        let bare = job.start(&["drain=0.1"])?;
-        let driver = Self {
+        Ok(Self {
             place,
             job,
-            bare,
             _query: query,
-        };
-        driver.place.touch("clicks")?;
-        driver.write(kit)?;
-        Ok(driver)
+        })
     }
 
-    fn attempt(&self) -> Result<Value> {
-        let attempt = stepdown::process::identify(self.bare.pid())?;
-        Ok(serde_json::to_value(attempt)?)
-    }
-
-    /// Writes the status file, as the kit does, with `kit` over what it says of a healthy driver.
-    fn write(&self, kit: &Value) -> Result<()> {
+    /// Writes a status file as the kit of this process does, with `kit` over what it says of a healthy driver.
+    fn write(&self, file: &str, pid: u32, kit: &Value) -> Result<()> {
+        let attempt = stepdown::process::identify(pid)?;
         let mut status = json!({
             "format": 1, "kind": "status", "write_id": "41d1a09a-1c9a-4a0c-8c8a-9c0a5f1b7d11",
-            "job": "clicks", "slot": "blue", "attempt": self.attempt()?, "phase": "running",
+            "job": "clicks", "slot": "blue", "attempt": attempt, "phase": "running",
             "marker": self.place.text("control/markers/clicks.blue"),
             "written_at": "2026-11-20T08:09:53Z", "kit_version": "0.1.0", "kit_revision": "abc",
             "application_id": "local-1", "spark_version": "3.5.9", "can_drain": true, "armed": true,
@@ -74,7 +63,7 @@ impl Driver {
         for (key, value) in kit.as_object().context("an object")? {
             fields.insert(key.clone(), value.clone());
         }
-        let file = self.place.path("control/status/clicks.blue.json");
+        let file = self.place.path("control/status").join(file);
         let temporary = file.with_extension("tmp");
         fs::write(&temporary, status.to_string())?;
         fs::rename(temporary, file)?;
@@ -86,6 +75,36 @@ impl Driver {
         let status: Value =
             serde_json::from_str(&ran.stdout).with_context(|| format!("{ran:?}"))?;
         Ok(status["slots"][0].clone())
+    }
+}
+
+/// A job with a driver kit, whose status file the test writes.
+struct Driver {
+    bare: BareJob,
+    ground: Ground,
+}
+
+impl std::ops::Deref for Driver {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
+}
+
+impl Driver {
+    /// A job that runs and is watched; `kit` is what its status says.
+    fn start(name: &str, keys: &str, stop: &str, kit: &Value) -> Result<Self> {
+        let ground = Ground::new(name, keys, stop)?;
+        let bare = ground.job.start(&["drain=0.1"])?;
+        let driver = Self { bare, ground };
+        driver.place.touch("clicks")?;
+        driver.write(kit)?;
+        Ok(driver)
+    }
+
+    fn write(&self, kit: &Value) -> Result<()> {
+        self.ground.write("clicks.blue.json", self.bare.pid(), kit)
     }
 
     fn await_step(&self, step: &str) -> Result<()> {
@@ -319,5 +338,65 @@ fn follow_shows_the_drain_going_on() -> Result<()> {
     }
     follow.signal(Signal::INT)?;
     assert_eq!(follow.await_end(Duration::from_secs(20))?.code(), Some(130));
+    Ok(())
+}
+
+#[test]
+fn below_run_a_kit_that_cannot_drain_has_its_driver_signalled_between_two_batches() -> Result<()> {
+    let ground = Ground::new("run-lacks", "", "")?;
+    let (place, job) = (&ground.place, &ground.job);
+    place.stepdown(&["init", &place.text("control")])?;
+    // What the kit of an earlier command said is nothing to this one.
+    ground.write("clicks.blue.kit.json", std::process::id(), &json!({}))?;
+    let noted = place.text("environment");
+    let script = r#"test ! -e "$STEPDOWN_KIT_STATUS" && env > "$0"; exec "$@""#;
+    let command = ["sh", "-c", script, &noted]
+        .map(Into::into)
+        .into_iter()
+        .chain(job.argv(&["drain=0.1"]));
+    let mut run = place.run("run", &["--job", "clicks"], command.collect(), &[])?;
+    let pid = job.await_starts(1)?;
+    let environment = fs::read_to_string(noted).context("the old word of a kit is there")?;
+    let own = place.text("control/status/clicks.blue.kit.json");
+    assert!(
+        environment.contains(&format!("STEPDOWN_KIT_STATUS={own}\n")),
+        "{environment}"
+    );
+    let kit = json!({"can_drain": false, "missing": "no field StreamExecution.state"});
+    ground.write("clicks.blue.kit.json", pid, &kit)?;
+    let shown = ground.status()?;
+    assert_eq!(shown["driver"]["can_drain"], false, "{shown:#}");
+    place.remove("clicks")?;
+    let receipt = place.await_receipt("clicks", 1)?;
+    assert!(run.await_end(SOON).is_ok());
+    assert_eq!(job.count("TERM"), 1);
+    assert_eq!(receipt["outcome"], "stopped", "{receipt:#}");
+    assert_eq!(receipt["backend"], "driver", "{receipt:#}");
+    assert_eq!(receipt["proof"]["verdict"], "clean", "{receipt:#}");
+    assert_eq!(receipt["boundary"]["asked"], "in-gap", "{receipt:#}");
+    let why = receipt["boundary"]["why"].as_str().unwrap_or_default();
+    assert!(
+        why.contains("no field StreamExecution.state"),
+        "{receipt:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn below_run_a_driver_with_a_kit_that_ends_without_having_drained_died() -> Result<()> {
+    for (phase, outcome) in [("running", "died"), ("drained", "stopped")] {
+        let ground = Ground::new("run-ends", "", "")?;
+        let (place, job) = (&ground.place, &ground.job);
+        let behaviour = ["lives=4", "dies=0"];
+        let mut run = place.run("run", &["--job", "clicks"], job.argv(&behaviour), &[])?;
+        let pid = job.await_starts(1)?;
+        ground.write("clicks.blue.kit.json", pid, &json!({}))?;
+        place.remove("clicks")?;
+        ground.write("clicks.blue.kit.json", pid, &json!({"phase": phase}))?;
+        let receipt = place.await_receipt("clicks", 1)?;
+        assert_eq!(receipt["outcome"], outcome, "{phase}: {receipt:#}");
+        assert_eq!(run.await_end(SOON)?.code(), Some(0), "{phase}");
+        assert_eq!(job.count("TERM"), 0, "{phase}");
+    }
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Work {
             self.check_all(planned, &entries)?;
             entries
         } else {
-            self.look_at(&due, request.pace.small_at_once).await?
+            self.look_at(&due, request.pace.requests_at_once).await?
         };
         let found: HashMap<&str, &FileStat> = entries
             .iter()
@@ -123,7 +123,7 @@ impl Work {
                 changes.push((entry.path.clone(), change));
             }
         }
-        self.give(changes, request.pace.small_at_once).await?;
+        self.give(changes, request.pace.requests_at_once).await?;
         for due in due {
             if due.len_bytes.is_some() {
                 self.journal.note_seen(due.path, due.wanted);

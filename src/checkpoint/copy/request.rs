@@ -70,17 +70,34 @@ pub enum Check {
 pub struct Pace {
     /// Files that are held in memory whole.
     pub small_at_once: usize,
+    /// And so many bytes of them, one file at least.
+    pub small_bytes_at_once: u64,
     /// Files that are streamed.
     pub large_at_once: usize,
+    /// Requests without content: looks, removals, directories.
+    pub requests_at_once: usize,
+}
+
+impl Pace {
+    /// The pace of a last pass, which a job waits for: what a batch writes over a thousand partitions goes in
+    /// two waves, not in eight, each of which is as long as the slowest of its closes.
+    pub const HURRIED: Self = Self {
+        small_at_once: 512,
+        ..Self::USUAL
+    };
+
+    // A small file on HDFS waits up to half a second in its close, without work for anybody.
+    const USUAL: Self = Self {
+        small_at_once: 128,
+        small_bytes_at_once: 64 << 20,
+        large_at_once: 4,
+        requests_at_once: 128,
+    };
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        // A small file on HDFS waits up to half a second in its close, without work for anybody.
-        Self {
-            small_at_once: 128,
-            large_at_once: 4,
-        }
+        Self::USUAL
     }
 }
 

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::pass::{pass, plan_now};
 use super::proof::Look;
 use super::{
-    CopyError, CopyReport, CopyRequest, Copyist, Events, Existing, Work, check_places,
+    CopyError, CopyReport, CopyRequest, Copyist, Events, Existing, Pace, Work, check_places,
     copy_or_settle, unless_stopped,
 };
 use crate::checkpoint::finding::Finding;
@@ -111,7 +111,10 @@ impl SyncedCopy {
         events: Events<'_>,
         shutdown: &CancellationToken,
     ) -> Result<CopyReport, CopyError> {
-        let request = self.request.clone();
+        let request = CopyRequest {
+            pace: Pace::HURRIED,
+            ..self.request.clone()
+        };
         let first = unless_stopped(&request, shutdown, plan_now(&request)).await?;
         copy_or_settle(&mut self.work, &request, first, events, shutdown).await
     }

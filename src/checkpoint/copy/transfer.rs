@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Made, Staged};
 use super::stand::Survey;
 use super::work::{Kept, Work};
-use super::{CopyError, CopyRequest, Damage, Event, Events, Planned, unless_stopped};
+use super::{CopyError, CopyRequest, Damage, Event, Events, Pace, Planned, unless_stopped};
 use crate::checkpoint::finding::Finding;
 use crate::checkpoint::listing::Listing;
 use crate::checkpoint::plan::{PlannedFile, Tally};
@@ -68,6 +68,77 @@ enum Source {
     Bytes(Bytes),
 }
 
+impl Task {
+    fn weight(&self) -> Weight {
+        match &self.from {
+            _ if self.large => Weight::Large,
+            Source::File { len_bytes, .. } => Weight::Small {
+                len_bytes: *len_bytes,
+            },
+            Source::Bytes(content) => Weight::Small {
+                len_bytes: content.len() as u64,
+            },
+        }
+    }
+}
+
+/// What a file takes of the room while it is under way.
+#[derive(Debug, Clone, Copy)]
+enum Weight {
+    /// It is held in memory whole.
+    Small { len_bytes: u64 },
+    /// It is streamed.
+    Large,
+}
+
+/// What is under way, within the bounds of a pace.
+#[derive(Debug)]
+struct Room {
+    pace: Pace,
+    small: usize,
+    small_bytes: u64,
+    large: usize,
+}
+
+impl Room {
+    fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            small: 0,
+            small_bytes: 0,
+            large: 0,
+        }
+    }
+
+    /// Takes room for a file, if there is any; there is always some for one file alone.
+    fn take(&mut self, weight: Weight) -> bool {
+        match weight {
+            Weight::Large if self.large >= self.pace.large_at_once.max(1) => return false,
+            Weight::Large => self.large += 1,
+            Weight::Small { len_bytes } => {
+                let is_full = self.small >= self.pace.small_at_once
+                    || self.small_bytes + len_bytes > self.pace.small_bytes_at_once;
+                if is_full && self.small > 0 {
+                    return false;
+                }
+                self.small += 1;
+                self.small_bytes += len_bytes;
+            }
+        }
+        true
+    }
+
+    fn give_back(&mut self, weight: Weight) {
+        match weight {
+            Weight::Large => self.large -= 1,
+            Weight::Small { len_bytes } => {
+                self.small -= 1;
+                self.small_bytes -= len_bytes;
+            }
+        }
+    }
+}
+
 enum Failure {
     Changed(String),
     Damaged(Box<Finding>),
@@ -88,7 +159,7 @@ impl Work {
     ) -> Result<Transferred, CopyError> {
         let listing = &planned.contents.listing;
         let survey = self.survey().await?;
-        self.remove_surplus(planned, &survey, request.pace.small_at_once)
+        self.remove_surplus(planned, &survey, request.pace.requests_at_once)
             .await?;
         let (tasks, tally) = self.choose(request, planned, &survey);
         let total = planned.plan.tally(listing);
@@ -101,7 +172,7 @@ impl Work {
             to_copy: tally,
             kept,
         });
-        self.make_dirs(planned, &survey, request.pace.small_at_once)
+        self.make_dirs(planned, &survey, request.pace.requests_at_once)
             .await?;
         match self.copy_all(request, tasks, events, shutdown).await? {
             Ended::Done => Ok(Transferred::Whole(tally)),
@@ -296,7 +367,7 @@ impl Work {
         &mut self,
         request: &CopyRequest,
         tasks: Vec<Task>,
-        running: &mut JoinSet<(bool, Result<Staged, Failure>)>,
+        running: &mut JoinSet<(Weight, Result<Staged, Failure>)>,
         events: Events<'_>,
         shutdown: &CancellationToken,
     ) -> Result<Ended, CopyError> {
@@ -304,7 +375,7 @@ impl Work {
         let tree = self.tree();
         let mut waiting = tasks.into_iter().peekable();
         let (streamed, mut streaming) = mpsc::channel::<u64>(64);
-        let (mut small, mut large) = (0_usize, 0_usize);
+        let mut room = Room::new(request.pace);
         let mut changed = None;
         let mut damaged = Vec::new();
         let mut stopped = false;
@@ -318,22 +389,16 @@ impl Work {
                 && !shutdown.is_cancelled()
                 && let Some(task) = waiting.peek()
             {
-                let (count, limit) = if task.large {
-                    (&mut large, request.pace.large_at_once.max(1))
-                } else {
-                    (&mut small, request.pace.small_at_once.max(1))
-                };
-                if *count >= limit {
+                if !room.take(task.weight()) {
                     break;
                 }
-                *count += 1;
                 let Some(task) = waiting.next() else { break };
                 let source = from.storage.clone();
                 let source_path = from.path.join_all(&task.path);
                 let target = tree.join_all(&task.path);
                 let (to, streamed, shutdown) = (to.clone(), streamed.clone(), shutdown.clone());
                 running.spawn(async move {
-                    let large = task.large;
+                    let weight = task.weight();
                     let copied = copy_file(
                         source.as_ref(),
                         &source_path,
@@ -344,7 +409,7 @@ impl Work {
                         &shutdown,
                     )
                     .await;
-                    (large, copied)
+                    (weight, copied)
                 });
             }
             tokio::select! {
@@ -356,14 +421,15 @@ impl Work {
                 }
                 joined = running.join_next() => {
                     let Some(joined) = joined else { break };
-                    let (was_large, copied) = match joined {
+                    let (weight, copied) = match joined {
                         Ok(outcome) => outcome,
                         Err(error) => std::panic::resume_unwind(error.into_panic()),
                     };
-                    if was_large { large -= 1 } else { small -= 1 }
+                    room.give_back(weight);
                     match copied {
                         Ok(staged) => {
-                            events(Event::Copied { bytes: if was_large { 0 } else { staged.len_bytes } });
+                            let is_streamed = matches!(weight, Weight::Large);
+                            events(Event::Copied { bytes: if is_streamed { 0 } else { staged.len_bytes } });
                             if self.journal.note(staged) {
                                 self.record().await?;
                                 if self.keep_or_doubt().await? == Kept::Unknown {
@@ -605,4 +671,41 @@ async fn stream_file(
     }
     writer.finish().await.map_err(Failure::Storage)?;
     Ok(digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_are_bounded_by_number_and_by_bytes_and_one_always_goes() {
+        let pace = Pace {
+            small_at_once: 3,
+            small_bytes_at_once: 100,
+            large_at_once: 1,
+            ..Pace::default()
+        };
+        let small = |len_bytes| Weight::Small { len_bytes };
+        for (weights, taken) in [
+            (vec![small(1), small(1), small(1), small(1)], 3),
+            (vec![small(60), small(40), small(1)], 2),
+            (vec![small(500), small(1)], 1),
+            (vec![small(0), small(100), small(0), small(0)], 3),
+            (vec![Weight::Large, Weight::Large], 1),
+            (vec![Weight::Large, small(100), Weight::Large], 2),
+        ] {
+            let mut room = Room::new(pace);
+            let held: Vec<_> = weights
+                .iter()
+                .copied()
+                .take_while(|weight| room.take(*weight))
+                .collect();
+            assert_eq!(held.len(), taken, "{weights:?}");
+            for weight in held {
+                room.give_back(weight);
+            }
+            let left = (room.small, room.small_bytes, room.large);
+            assert_eq!(left, (0, 0, 0), "{weights:?}");
+        }
+    }
 }

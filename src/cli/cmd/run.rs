@@ -363,7 +363,9 @@ fn options(args: &RunArgs, app: &App, job: &Job, stop: &Stop) -> RunOptions {
     let ask = match stop {
         Stop::Signal(_) => Ask::Signal,
         Stop::Command(stop) => Ask::Command(app::command_options(stop)),
-        Stop::Driver(_) => Ask::Driver,
+        Stop::Driver(stop) => Ask::Driver {
+            heartbeat_timeout: stop.heartbeat_timeout,
+        },
     };
     let max_delay = args
         .restarts

@@ -25,7 +25,7 @@ use crate::model::{AttemptId, BatchId, Generation, JobName, Slot, StopId};
 use crate::stop::proof::{Proof, prove_once};
 use crate::stop::receipt::{Receipt, load_newest_receipt};
 use crate::stop::record::{StopRecord, load_armed};
-use crate::stop::status::{KitStatus, Phase, load_heartbeat, load_status};
+use crate::stop::status::{KitStatus, Phase, load_heartbeat, load_kit_status, load_status};
 use crate::stop::{Freshness, Observation};
 use crate::storage::StorageUri;
 
@@ -438,6 +438,17 @@ async fn observe_driver(
     let spec = &planned.spec;
     let read = async {
         let status = load_status(&planned.control, &spec.job, spec.slot).await?;
+        if status.as_ref().is_some_and(|status| {
+            status.attempt == *attempt && status.run_id.is_some() && status.kit.is_none()
+        }) {
+            // `run` has the slot's status file; the kit of its command says what it says in another.
+            let word = load_kit_status(&planned.control, &spec.job, spec.slot).await?;
+            return Ok(match word {
+                Some((kit, at)) => (Some(kit), Some(at)),
+                None => (None, None),
+            });
+        }
+        let status = status.filter(|status| status.attempt == *attempt);
         let heartbeat = load_heartbeat(&planned.control, &spec.job, spec.slot).await?;
         Ok::<_, DocumentError>((status, heartbeat))
     };
@@ -448,7 +459,7 @@ async fn observe_driver(
             return None;
         }
     };
-    let status = status.filter(|status| status.attempt == *attempt)?;
+    let status = status?;
     let age = |at: Timestamp| Timestamp::now().duration_since(at).as_secs_f64().max(0.0);
     Some(DriverStatus {
         phase: status.phase,

@@ -109,7 +109,7 @@ final class DriverKit implements DriverPlugin {
         markerStorage = Storage.of(settings.marker, context.hadoopConfiguration());
         markerDeadline = new Deadline("stepdown-marker", settings.callTimeoutMs);
         marker = new Marker(markerStorage, markerDeadline, settings.marker, settings.confirm);
-        status = settings.control == null ? null : new Status(settings, context);
+        status = settings.status() == null ? null : new Status(settings, context);
         LOG.warn(
                 "stepdown driver kit {} ({}): marker {}",
                 Kit.VERSION,

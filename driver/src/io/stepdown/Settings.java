@@ -22,6 +22,9 @@ final class Settings {
     /** The control directory; null where the application only has a marker. */
     final URI control;
 
+    /** Where {@code stepdown run}, which has the slot's status file, reads the kit's; null without it. */
+    private final URI ownStatus;
+
     /** The job's name; the application's where none was set. */
     final String job;
 
@@ -68,12 +71,18 @@ final class Settings {
         this.conf = conf;
         refuseUnknownKeys();
         control = uri("control");
-        slot = text("slot", "blue");
+        ownStatus = ownStatus();
+        slot = text("slot", ownStatus == null ? "blue" : System.getenv("STEPDOWN_SLOT"));
         if (!slot.equals("blue") && !slot.equals("green")) {
             throw wrong("slot", "it is neither blue nor green");
         }
-        job = text("job", conf.get("spark.app.name", ""));
-        if (control != null && !JOB_NAME.matcher(job).matches()) {
+        job =
+                text(
+                        "job",
+                        ownStatus == null
+                                ? conf.get("spark.app.name", "")
+                                : System.getenv("STEPDOWN_JOB"));
+        if (status() != null && !JOB_NAME.matcher(job).matches()) {
             throw wrong("job", "'" + job + "' is no job name: letters, digits, '-' and '_'");
         }
         URI named = uri("marker");
@@ -124,9 +133,23 @@ final class Settings {
                 "never".equals(text("end-loop-after", null)) ? -1 : time("end-loop-after", "10s");
     }
 
-    /** The status file; null without a control directory. */
+    /** The status file; null without a control directory, unless {@code stepdown run} has one for it. */
     URI status() {
+        if (ownStatus != null) {
+            return ownStatus;
+        }
         return control == null ? null : below("status/" + job + "." + slot + ".json");
+    }
+
+    /** What {@code stepdown run} says in the environment of its command. */
+    private static URI ownStatus() {
+        String text = environment("STEPDOWN_KIT_STATUS");
+        if (text == null
+                || environment("STEPDOWN_JOB") == null
+                || environment("STEPDOWN_SLOT") == null) {
+            return null;
+        }
+        return Storage.parse(text);
     }
 
     /** A time as Spark writes it, in milliseconds. */
