@@ -426,6 +426,51 @@ def stepdown_follows_the_drain(home):
         check(job.last_committed() == batch, "another batch than the running one was the last")
 
 
+def receipt_of(job):
+    """The only receipt of the job."""
+    (receipt,) = (job.control / "state/clicks/receipts").iterdir()
+    return json.loads(receipt.read_text())
+
+
+@case
+def below_run_the_kit_has_a_status_of_its_own(home):
+    """The slot's status file is `run`'s, also where the application has the control directory."""
+    with Job(home, args=["--batch-seconds", 2], below_run=True) as job:
+        word = job.control / "status/clicks.blue.kit.json"
+        wait_until(60, "armed", lambda: word.exists() and json.loads(word.read_text()).get("armed"))
+        batch = job.await_batch()
+        status = json.loads(stepdown("--config", job.dir / "stepdown.toml", "--json", "status", "clicks"))
+        driver = status["slots"][0]["driver"]
+        check(driver["can_drain"] is True and driver["phase"] == "running", f"{driver}")
+        check(job.status()["run_id"] and "kit_version" not in job.status(), "two write the status")
+        job.marker.unlink()
+        check(job.await_end() == 0, "exit code")
+        job.check_clean()
+        check(job.last_committed() == batch, "another batch than the running one was the last")
+        check(json.loads(word.read_text())["phase"] == "ended", "the kit did not say that it ended")
+        receipt = receipt_of(job)
+        said = {key: receipt[key] for key in ("outcome", "reason", "backend", "how", "boundary")}
+        check(said == {"outcome": "stopped", "reason": "marker", "backend": "driver", "how": "drained",
+                       "boundary": None}, f"{said}")
+        check(receipt["proof"]["verdict"] == "clean", "not clean")
+
+
+@only("3.5.9")
+def below_run_a_spark_that_lacks_a_private_part_is_signalled_between_two_batches(home):
+    classes = [ROOT / "target/driver/test-java-missing"]
+    args = ["--batch-seconds", 0.2, "--trigger", "5 seconds"]
+    with Job(home, args=args, classes=classes, below_run=True) as job:
+        job.await_batch(5)
+        job.marker.unlink()
+        check(job.await_end() == 143, "exit code")
+        job.check_clean()
+        receipt = receipt_of(job)
+        boundary = receipt["boundary"]
+        check(receipt["proof"]["verdict"] == "clean", "not clean")
+        check(boundary["asked"] == "in-gap", f"{boundary}")
+        check("getLatestExecutionContext" in boundary["why"], f"{boundary}")
+
+
 @case
 def a_successor_takes_over(home):
     """Two applications on one checkpoint, one after the other, by one line in the second."""

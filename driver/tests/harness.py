@@ -49,10 +49,13 @@ def spark_home(version):
     return Path(subprocess.run(fetch, check=True, capture_output=True, text=True).stdout.strip())
 
 
+def program():
+    return os.environ.get("STEPDOWN", str(ROOT / "target/debug/stepdown"))
+
+
 def stepdown(*words, code=0):
     """What the program says; anything but this exit code fails."""
-    program = os.environ.get("STEPDOWN", str(ROOT / "target/debug/stepdown"))
-    done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, timeout=END_S)
+    done = subprocess.run([program(), *map(str, words)], capture_output=True, text=True, timeout=END_S)
     check(done.returncode == code, f"{words}: {done.returncode} {done.stdout}{done.stderr}")
     return done.stdout
 
@@ -106,8 +109,9 @@ class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
     def __init__(self, home, script="job.py", args=(), conf=(), marker=True, control=True,
-                 launcher="spark-submit", classes=(), environment=None, follows=None):
+                 launcher="spark-submit", classes=(), environment=None, follows=None, below_run=False):
         """`follows` is the job in the other slot, whose directory it shares."""
+        self.below_run = below_run
         self.home, self.follows = home, follows
         self.dir = follows.dir if follows else Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
         slot = "green" if follows else "blue"
@@ -151,6 +155,10 @@ class Job:
             command = [sys.executable, *script]
             quoted = " ".join(f"'{flag}'" for flag in flags)
             environment["PYSPARK_SUBMIT_ARGS"] = f"{quoted} pyspark-shell"
+        if self.below_run:
+            stepdown("init", self.control)
+            run = ["--config", self.write_config(), "run", "--job", "clicks", "--kill-with-parent"]
+            command = [program(), *map(str, run), "--", *command]
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 ["nice", "-n", "10", *command], env=environment, stdout=log, stderr=log,
@@ -211,7 +219,7 @@ class Job:
             raise Failed(f"it did not end within {seconds} s") from None
 
     def java_pid(self):
-        """The JVM of the job: spark-submit is it, python has it as its child."""
+        """The JVM of the job where spark-submit is it."""
         return self.process.pid
 
     def status(self):
@@ -237,7 +245,7 @@ class Job:
         return newest(self.dir / f"checkpoint-{query}/commits")
 
     def write_config(self, control=None):
-        """A configuration of stepdown for this job."""
+        """A configuration of stepdown for this job, which may plan a batch until a second after a request."""
         config = self.dir / "stepdown.toml"
         config.write_text(f"""
 control = "{control or self.control}"
@@ -245,6 +253,7 @@ control = "{control or self.control}"
 checkpoints = ["{self.dir}/checkpoint-0"]
 [jobs.clicks.stop]
 backend = "driver"
+boundary-reaction = "1s"
 """)
         return config
 
