@@ -6,6 +6,7 @@
 //! rollouts in a watch.
 
 mod copies;
+mod eyes;
 mod follow;
 mod gate;
 mod hands;
