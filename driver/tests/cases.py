@@ -708,24 +708,36 @@ def on_yarn_in_cluster_mode(home):
 def rollouts_on_yarn(home):
     """Applications in cluster mode take over from each other, started as docs/rollouts.md says."""
     with Yarn(home) as yarn, OnYarn(yarn) as clicks:
-        clicks.roll_out("stop-start")
-        for strategy in ("hand-over", "stop-start", "parallel"):
-            clicks.await_commits()
-            if strategy == "parallel":
-                clicks.stop()
-                check(clicks.rows() == (0, 0, 0), f"{clicks.rows()}")
-                clicks.roll_out("stop-start")
-                clicks.await_commits()
-            clicks.roll_out(strategy)
+        roll_out_on(yarn, clicks)
+
+
+@only("4.3.0")
+def rollouts_on_yarn_with_all_on_hdfs(home):
+    """The same, with markers, control directory and checkpoints on HDFS."""
+    with Hdfs() as hdfs, Yarn(home) as yarn, OnYarn(yarn, f"{hdfs.uri}/streams") as clicks:
+        roll_out_on(yarn, clicks)
+
+
+def roll_out_on(yarn, clicks):
+    """Each strategy, and what was written by then."""
+    clicks.roll_out("stop-start")
+    for strategy in ("hand-over", "stop-start", "parallel"):
         clicks.await_commits()
-        clicks.stop()
-        # While both ran, both did the same batches; the new one need not have come as far as the old one.
-        lost, twice, _ = clicks.rows()
-        check(lost <= 0 and twice == 0, f"{clicks.rows()}")
-        check(len(yarn.applications()) == clicks.version, f"{yarn.applications()}")
-        for application in yarn.applications():
-            check(application["state"] == "FINISHED", f"{application}")
-            yarn.check_succeeded(application)
+        if strategy == "parallel":
+            clicks.stop()
+            check(clicks.rows() == (0, 0, 0), f"{clicks.rows()}")
+            clicks.roll_out("stop-start")
+            clicks.await_commits()
+        clicks.roll_out(strategy)
+    clicks.await_commits()
+    clicks.stop()
+    # While both ran, both did the same batches; the new one need not have come as far as the old one.
+    lost, twice, _ = clicks.rows()
+    check(lost <= 0 and twice == 0, f"{clicks.rows()}")
+    check(len(yarn.applications()) == clicks.version, f"{yarn.applications()}")
+    for application in yarn.applications():
+        check(application["state"] == "FINISHED", f"{application}")
+        yarn.check_succeeded(application)
 
 
 def stops_on_kafka(home, sink, trigger, stops, batch_seconds=0.0):

@@ -6,6 +6,6 @@ from pathlib import Path
 import queries
 from pyspark.sql import SparkSession
 
-checkpoint, out = map(Path, sys.argv[1:])
+checkpoint, out = sys.argv[1:]
 spark = SparkSession.builder.appName("clicks").getOrCreate()
-queries.start(spark, out, checkpoint, "foreach", "1 second", 0.5).awaitTermination()
+queries.start(spark, Path(out), checkpoint, "foreach", "1 second", 0.5).awaitTermination()

@@ -6,21 +6,21 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness import (HERE, START_S, check, environment_of, newest, settings_of_all, stepdown,
+from harness import (HERE, START_S, check, environment_of, settings_of_all, stepdown,
                      wait_until)
 from queries import written_rows
 
 # The one of docs/rollouts.md.
 CONFIG = """
-control = "{dir}/control"
+control = "{base}/control"
 
 [jobs.clicks.stop]
 backend = "driver"
 
 [jobs.clicks.slots.blue]
-checkpoints = ["{dir}/clicks.blue"]
+checkpoints = ["{base}/clicks.blue"]
 [jobs.clicks.slots.green]
-checkpoints = ["{dir}/clicks.green"]
+checkpoints = ["{base}/clicks.green"]
 
 [jobs.clicks.rollout]
 strategy = "{strategy}"
@@ -43,8 +43,10 @@ exec "$SPARK_HOME/bin/spark-submit" {flags} \\
 class OnYarn:
     """Applications in cluster mode; their directory is left behind when a test fails."""
 
-    def __init__(self, yarn):
+    def __init__(self, yarn, base=None):
+        """`base` has the control directory, the markers in it, and the checkpoints; else the local one."""
         self.dir = Path(tempfile.mkdtemp(prefix="stepdown-driver-"))
+        self.base = base or str(self.dir)
         self.config = self.dir / "stepdown.toml"
         self.slot, self.version = "green", 0
         conf, environment = yarn.settings("cluster")
@@ -61,7 +63,7 @@ class OnYarn:
         submit.write_text(SUBMIT.format(dir=self.dir, exports="\n".join(exports), flags=shlex.join(flags),
                                         script=HERE / "rollout_job.py"))
         submit.chmod(0o755)
-        stepdown("init", self.dir / "control")
+        stepdown("init", f"{self.base}/control")
 
     def __enter__(self):
         return self
@@ -74,11 +76,15 @@ class OnYarn:
 
     def checkpoint(self):
         """Of the slot that runs, or ran last."""
-        return self.dir / f"clicks.{self.slot}"
+        return f"{self.base}/clicks.{self.slot}"
+
+    def last_committed(self):
+        return json.loads(stepdown("--json", "checkpoint", "inspect", self.checkpoint()))[
+            "last_committed_batch"]
 
     def roll_out(self, strategy):
         """The next version takes over."""
-        self.config.write_text(CONFIG.format(dir=self.dir, strategy=strategy))
+        self.config.write_text(CONFIG.format(dir=self.dir, base=self.base, strategy=strategy))
         self.version += 1
         self.slot = "blue" if self.slot == "green" else "green"
         start = ["rollout", "start", "clicks", "--version", f"1.{self.version}"]
@@ -88,9 +94,9 @@ class OnYarn:
 
     def await_commits(self):
         """The job that runs does some more batches."""
-        before = newest(self.checkpoint() / "commits")
+        before = self.last_committed()
         wait_until(START_S, f"commits after {before} in {self.slot}",
-                   lambda: newest(self.checkpoint() / "commits") > before + 2)
+                   lambda: self.last_committed() > before + 2)
 
     def stop(self):
         said = stepdown("--config", self.config, "--json", "stop", "clicks", "--slot", self.slot)
@@ -98,4 +104,6 @@ class OnYarn:
 
     def rows(self):
         """Lost, twice, and twice if no batch were known by its number."""
-        return written_rows(self.dir / "out", self.checkpoint(), "foreach", None)
+        copy = self.dir / f"copy-{self.version}"
+        stepdown("checkpoint", "copy", "--full", "--replace", self.checkpoint(), copy)
+        return written_rows(self.dir / "out", copy, "foreach", None)
