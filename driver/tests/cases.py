@@ -13,6 +13,7 @@ from hdfs import Hdfs
 from kafka import Kafka, Producer, Reader
 from queries import AVAILABLE_NOW, TOPIC, rows_of_batches, written_rows
 from rollouts import OnYarn
+from standalone import Standalone
 from yarn import Yarn
 
 ALL = {}
@@ -426,6 +427,31 @@ def stepdown_follows_the_drain(home):
         check(job.last_committed() == batch, "another batch than the running one was the last")
 
 
+@case
+def doctor_knows_whose_a_file_sink_is(home):
+    """A sink's log is as far as the checkpoint of its query; another query would skip what it has."""
+    def said(job, checkpoint):
+        config = job.dir / "doctor.toml"
+        config.write_text(f'''control = "{job.control}"
+[jobs.clicks]
+checkpoints = ["{checkpoint}"]
+file-sinks = ["{job.dir}/query-0/files"]
+''')
+        checks = json.loads(stepdown("--config", config, "--json", "doctor"))["checks"]
+        (found,) = [one for one in checks if one["name"].startswith("file-sink clicks")]
+        return found["verdict"], found["found"]
+
+    with Job(home, args=["--sink", "files", "--trigger", "200 milliseconds"]) as job:
+        stepdown("init", job.control)
+        job.await_commit(5)
+        drain(job)
+        last = job.last_committed()
+        level, message = said(job, job.dir / "checkpoint-0")
+        check(level == "ok" and "as far as a checkpoint" in message, f"its own: {level} {message}")
+        level, message = said(job, job.dir / "checkpoint-of-nobody")
+        check(level == "warn" and f"skips batches up to {last}" in message, f"none: {level} {message}")
+
+
 def receipt_of(job):
     """The only receipt of the job."""
     (receipt,) = (job.control / "state/clicks/receipts").iterdir()
@@ -669,6 +695,24 @@ def no_drain_aborts_the_batch_that_is_planned(home):
     if "4.3" in home.name:
         # Else this would not show that the moment was met.
         check(counted["mark"]["dirty"] > 0, f"the mark alone did no harm: {counted}")
+
+
+@case
+def on_a_standalone_cluster_in_client_mode(home):
+    with Standalone(home) as cluster:
+        with Job(home, args=["--batch-seconds", 2], conf=cluster.settings()) as job:
+            stepdown("init", job.control)
+            config = job.write_config()
+            batch = job.await_batch()
+            (application,) = cluster.ask()["activeapps"]
+            check(application["state"] == "RUNNING", f"{application}")
+            said = stepdown("--config", config, "--json", "stop", "clicks")
+            check('"clean"' in said, f"not clean: {said}")
+            check(job.await_end() == 0, "exit code")
+            job.check_clean()
+            check(job.last_committed() == batch, "another batch than the running one was the last")
+            ended = wait_until(60, "the Master knows its end", lambda: cluster.ask()["completedapps"])
+            check(ended[0]["id"] == application["id"] and ended[0]["state"] == "FINISHED", f"{ended}")
 
 
 def on_yarn(home, deploy_mode):

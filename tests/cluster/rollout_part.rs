@@ -74,11 +74,13 @@ impl Stage {
         let mut closes = closes_between(&self.hdfs, from, to)?;
         closes.retain(|close| self.is_stepdowns(&close.path));
         let dir = self.clicks.at("");
-        let waves = in_waves(
+        let mut waves = in_waves(
             &closes,
             |path| path.contains(".stepdown-copy/tree/") && !path.contains(MANIFEST),
             Pace::HURRIED.small_at_once,
         );
+        // It is written beside the manifest, which does not wait for it.
+        waves.retain(|close| !close.path.contains(".stepdown-copy/journal/"));
         let chain = chain(&waves);
         for Close {
             path,
