@@ -436,6 +436,8 @@ def doctor_knows_whose_a_file_sink_is(home):
 [jobs.clicks]
 checkpoints = ["{checkpoint}"]
 file-sinks = ["{job.dir}/query-0/files"]
+[jobs.clicks.stop]
+backend = "driver"
 ''')
         checks = json.loads(stepdown("--config", config, "--json", "doctor"))["checks"]
         (found,) = [one for one in checks if one["name"].startswith("file-sink clicks")]

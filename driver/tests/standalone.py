@@ -19,17 +19,28 @@ class Standalone(Servers):
         self.class_path = f"{home}/pyspark/jars/*"
         self.running = {}
         self.address, self.web = free_address(), free_address()
-        self.environment = dict(os.environ, SPARK_LOCAL_IP="127.0.0.1", SPARK_HOME=f"{home}/pyspark")
+        # PySpark lacks the file by which a Worker knows that it is a release.
+        (scala,) = Path(home, "pyspark/jars").glob("scala-library-*.jar")
+        version = ".".join(scala.stem.split("-")[-1].split(".")[:2])
+        self.environment = dict(os.environ, SPARK_LOCAL_IP="127.0.0.1", SPARK_HOME=f"{home}/pyspark",
+                                SPARK_SCALA_VERSION=version)
 
     def bring_up(self):
         host, port = self.address.split(":")
         ui = self.web.split(":")[1]
         self.start(MASTER, "--host", host, "--port", port, "--webui-port", ui, environment=self.environment)
-        await_port(self.address, "the Master")
+        await_port(self.web, "the Master")
         of_worker = ["--host", host, "--webui-port", "0", "--cores", "2", "--memory", "1g",
                      "--work-dir", str(self.dir / "work"), f"spark://{self.address}"]
         self.start(WORKER, *of_worker, environment=self.environment)
-        wait_until(120, "a worker is there", lambda: self.ask()["aliveworkers"] == 1)
+        wait_until(120, "a worker is there", self.has_worker)
+
+    def has_worker(self):
+        try:
+            return self.ask()["aliveworkers"] == 1
+        # Its pages come one after the other.
+        except (OSError, ValueError):
+            return False
 
     def ask(self):
         with urllib.request.urlopen(f"http://{self.web}/json/", timeout=20) as answer:
