@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::local::{Call, LocalStorage};
@@ -14,7 +15,9 @@ use super::local_change::sync_parent;
 use super::local_errno::Refusal;
 use super::local_lanes::Abandoned;
 use super::local_look::PIECE_BYTES;
-use crate::storage::{CreateMode, ErrorKind, Result, StoragePath, Writer};
+use crate::storage::{
+    Authority, CreateMode, ErrorKind, Result, StorageError, StoragePath, StorageUri, Writer,
+};
 
 /// With `fsync`, how much is written between two syncs: the last one must not take minutes.
 const SYNC_EVERY_BYTES: u64 = 64 * 1024 * 1024;
@@ -35,6 +38,8 @@ pub(super) struct LocalWriter {
     /// Small writes are collected, so that a file of some KiB takes one trip to a thread.
     pending: Vec<Bytes>,
     pending_bytes: usize,
+    /// The sync of what was written before, which goes on beside the next writes.
+    syncing: Option<JoinHandle<Result<()>>>,
 }
 
 #[derive(Debug)]
@@ -52,11 +57,16 @@ impl OpenFile {
             self.file.write_all(piece).map_err(Refusal::change)?;
             self.unsynced_bytes += piece.len() as u64;
         }
-        if self.fsync && self.unsynced_bytes >= SYNC_EVERY_BYTES {
-            self.file.sync_data().map_err(Refusal::change)?;
-            self.unsynced_bytes = 0;
-        }
         Ok(())
+    }
+
+    /// The file once more, if it is time to sync what was written to it.
+    fn take_unsynced(&mut self) -> std::result::Result<Option<File>, Refusal> {
+        if !self.fsync || self.unsynced_bytes < SYNC_EVERY_BYTES {
+            return Ok(None);
+        }
+        self.unsynced_bytes = 0;
+        self.file.try_clone().map(Some).map_err(Refusal::change)
     }
 
     fn close(self) -> std::result::Result<(), Refusal> {
@@ -102,7 +112,35 @@ impl LocalWriter {
             written_to,
             pending: Vec::new(),
             pending_bytes: 0,
+            syncing: None,
         })
+    }
+
+    /// Waits for the sync that is under way.
+    async fn await_sync(&mut self) -> Result<()> {
+        let Some(syncing) = self.syncing.take() else {
+            return Ok(());
+        };
+        match syncing.await {
+            Ok(synced) => synced,
+            Err(lost) => {
+                let uri = StorageUri::new(Authority::Local, self.path.clone());
+                Err(StorageError::new("write", uri, ErrorKind::OutcomeUnknown).with_source(lost))
+            }
+        }
+    }
+
+    /// Syncs `file` beside what is written next. One sync at a time: what is unsynced stays bounded.
+    async fn begin_sync(&mut self, file: File) -> Result<()> {
+        self.await_sync().await?;
+        let (storage, path) = (self.storage.clone(), self.path.clone());
+        self.syncing = Some(tokio::spawn(async move {
+            let sync = storage.run(Call::change("write", &path), move |_| {
+                file.sync_data().map_err(Refusal::change)
+            });
+            sync.await
+        }));
+        Ok(())
     }
 
     /// Takes the file for one call; it comes back only after success.
@@ -128,18 +166,28 @@ impl Writer for LocalWriter {
         let mut open = self.take_open()?;
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let written = self
+        let (written, unsynced) = self
             .storage
             .run(Call::change("write", &self.path), move |_| {
-                open.append(&pending).map(|()| open)
+                open.append(&pending)?;
+                let unsynced = open.take_unsynced()?;
+                Ok((open, unsynced))
             })
             .await?;
+        if let Some(file) = unsynced {
+            self.begin_sync(file).await?;
+        }
         self.open = Some(written);
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
         let open = self.take_open();
+        if let Err(error) = self.await_sync().await {
+            // The caller has no writer left to abort. What failed is more than what is left.
+            let _cleanup = self.abort().await;
+            return Err(error);
+        }
         let (path, written_to, mode) = (self.path.clone(), self.written_to.clone(), self.mode);
         let pending = std::mem::take(&mut self.pending);
         let storage = self.storage.clone();
