@@ -370,6 +370,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_is_synced_while_it_is_written_is_whole() {
+        let mut place = Place::new();
+        place.storage = LocalStorage::new(LocalOptions { fsync: true });
+        let path = place.path("large");
+        let mut writer = place
+            .storage
+            .create(&path, CreateMode::Scratch)
+            .await
+            .unwrap();
+        let (mut written, mut piece) = (blake3::Hasher::new(), vec![0; 1 << 20]);
+        for _ in 0..150 {
+            fastrand::Rng::with_seed(written.count()).fill(&mut piece);
+            written.update(&piece);
+            writer.write(Bytes::from(piece.clone())).await.unwrap();
+        }
+        writer.finish().await.unwrap();
+        let mut read = blake3::Hasher::new();
+        read.update_reader(fs::File::open(place.real("large")).unwrap())
+            .unwrap();
+        assert_eq!(read.count(), written.count());
+        assert_eq!(read.finalize(), written.finalize());
+    }
+
+    #[tokio::test]
     async fn a_link_is_shown_touched_and_deleted_and_its_target_left_alone() {
         let place = Place::new();
         let storage = &place.storage;
