@@ -4,6 +4,8 @@
 pub mod common;
 
 #[cfg(test)]
+mod applications;
+#[cfg(test)]
 mod boundary;
 #[cfg(test)]
 mod checkpoint_cli;

@@ -1,15 +1,12 @@
 //! stepdown is killed at places of a hand-over of a real `PySpark` job on HDFS, and gone on with, by this host
 //! or by another. The whole matrix, with a job without Spark, is in the suite (`rollout_crashes.rs`).
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 
+use super::applications::{Seen, watched};
 use super::clicks::{Times, other};
 use super::soak::{add_row, machine};
 use super::spark_job::{ROLLOUT, Stage, Way};
@@ -25,50 +22,6 @@ const PLACES: [&str; 6] = [
     "rollout-go-done",
     "rollout-entered-proving",
 ];
-
-/// How often the processes of the machine are looked at.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// The most applications that were seen at the same time with one checkpoint.
-#[derive(Debug, Default)]
-struct Watch {
-    is_over: AtomicBool,
-    most: AtomicUsize,
-    looks: AtomicUsize,
-}
-
-impl Watch {
-    fn run(&self, stage: &Stage) {
-        while !self.is_over.load(Ordering::SeqCst) {
-            let most = applications(stage).into_values().max().unwrap_or(0);
-            self.most.fetch_max(most, Ordering::SeqCst);
-            self.looks.fetch_add(1, Ordering::SeqCst);
-            thread::sleep(LOOK);
-        }
-    }
-}
-
-/// How many applications run with each checkpoint: by the processes of their Python, of which each has one.
-fn applications(stage: &Stage) -> BTreeMap<String, usize> {
-    let mut found = BTreeMap::new();
-    for pid in stage.pids() {
-        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let line = read("cmdline");
-        let mut words = line.split(|byte| *byte == 0);
-        if !words.next().is_some_and(|word| word.ends_with(b"python3")) {
-            continue;
-        }
-        let environ = read("environ");
-        let variables = String::from_utf8_lossy(&environ);
-        let named = variables
-            .split('\0')
-            .find_map(|variable| variable.strip_prefix("STEPDOWN_CHECKPOINT="));
-        if let Some(checkpoint) = named {
-            *found.entry(checkpoint.to_owned()).or_insert(0) += 1;
-        }
-    }
-    found
-}
 
 /// Kills a rollout of `version` at `place`, and goes on with it.
 fn kill_and_go_on(stage: &Stage, version: &str, place: &str, elsewhere: bool) -> Result<f64> {
@@ -133,18 +86,12 @@ fn soak_rollouts_of_spark_that_are_killed() -> Result<()> {
         let last = stage.clicks.newest(slot, "commits")?.unwrap_or(0);
         stage.await_commits(slot, last + 2)?;
         let begun = Instant::now();
-        let watch = Watch::default();
-        let gap = thread::scope(|scope| {
-            let looking = scope.spawn(|| watch.run(&stage));
-            let done = kill_and_go_on(&stage, &format!("version-{at}"), place, elsewhere);
-            watch.is_over.store(true, Ordering::SeqCst);
-            looking.join().map_err(|_| anyhow!("the watch ended"))?;
-            done
+        let (gap, Seen { most, looks, .. }) = watched(&stage, || {
+            kill_and_go_on(&stage, &format!("version-{at}"), place, elsewhere)
         })?;
         let took = begun.elapsed().as_secs();
         let old = slot;
         slot = other(slot);
-        let (most, looks) = (watch.most.into_inner(), watch.looks.into_inner());
         ensure!(most == 1, "{most} applications on one checkpoint: {place}");
         let handed = stage.clicks.newest(old, "commits")?.context("no commit")?;
         stage.await_commits(slot, handed + 2)?;

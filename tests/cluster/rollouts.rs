@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::applications::watched;
 use super::clicks::{Times, other};
 use super::soak::{median, turns, write_block};
 use super::spark_job::{Stage, Way, spark_env};
@@ -109,6 +110,44 @@ fn soak_rollouts_parallel() -> Result<()> {
     Ok(())
 }
 
+/// Both run all the time, each in its own place, and are exchanged one after the other.
+#[test]
+#[ignore = "a long count: `make soak`"]
+fn soak_rollouts_rolling() -> Result<()> {
+    const SLOTS: [&str; 2] = ["blue", "green"];
+    let stage = Stage::new(Hdfs::shared()?, SparkVersion::V4)?;
+    let way = Way {
+        sink: "sink-{slot}",
+        ..Way::of("rolling")
+    };
+    for slot in SLOTS {
+        let marker = stage.clicks.at(&format!("control/markers/clicks.{slot}"));
+        stage.clicks.eye().touch(&marker)?;
+        stage.start_by_hand(way, slot)?;
+    }
+    for slot in SLOTS {
+        stage.await_commits(slot, 2)?;
+    }
+    let before = stage.pids();
+    let (record, seen) = watched(&stage, || stage.roll_out(way, "2"))?;
+    println!("{seen:?}, path {}", record["path"]);
+    ensure!(seen.most == 1 && seen.fewest >= 1, "{seen:?}");
+    ensure!(
+        stage.pids().iter().all(|pid| !before.contains(pid)),
+        "one of them was not exchanged: {record:#}"
+    );
+    for slot in SLOTS {
+        let last = stage.clicks.newest(slot, "commits")?.context("no commit")?;
+        stage.await_commits(slot, last + 1)?;
+        stage.stop(slot)?;
+        let last = stage.clicks.newest(slot, "commits")?.context("no commit")?;
+        let written = stage.exactly_once(&format!("sink-{slot}"))?;
+        let batches: Vec<_> = written.into_values().collect();
+        assert_eq!(batches, [(0..=last).collect::<BTreeSet<u64>>()], "{slot}");
+    }
+    Ok(())
+}
+
 const WARM_UP: &[&str] = &["--warm-up", "60"];
 
 /// How the next version comes.
@@ -160,17 +199,16 @@ struct Gap {
 }
 
 impl Stage {
-    /// Stops the job in `slot` and starts it again there, as a script does it.
-    fn stop_and_start(&self, way: Way<'_>, slot: &str) -> Result<Gap> {
-        self.stop(slot)?;
-        let last = self.clicks.newest(slot, "commits")?.context("no commit")?;
+    /// Starts the job in `slot` with what a start command would get; its marker is there.
+    fn start_by_hand(&self, way: Way<'_>, slot: &str) -> Result<()> {
         let (clicks, dir) = (&self.clicks, self.clicks.dir());
-        clicks
-            .eye()
-            .touch(&clicks.at(&format!("control/markers/clicks.{slot}")))?;
         let hdfs = Hdfs::shared()?;
         let home = pyspark_home(self.version)?;
-        let words = self.start_words(way)?;
+        let words: Vec<String> = self
+            .start_words(way)?
+            .iter()
+            .map(|word| word.replace("{slot}", slot))
+            .collect();
         let (program, args) = words.split_first().context("no words")?;
         let log = fs::File::create(clicks.path(&format!("{slot}.log")))?;
         let mut child = Command::new(program)
@@ -191,6 +229,18 @@ impl Stage {
             .spawn()?;
         // It is not to stay as a zombie.
         std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    /// Stops the job in `slot` and starts it again there, as a script does it.
+    fn stop_and_start(&self, way: Way<'_>, slot: &str) -> Result<Gap> {
+        self.stop(slot)?;
+        let last = self.clicks.newest(slot, "commits")?.context("no commit")?;
+        let clicks = &self.clicks;
+        clicks
+            .eye()
+            .touch(&clicks.at(&format!("control/markers/clicks.{slot}")))?;
+        self.start_by_hand(way, slot)?;
         self.await_commits(slot, last)?;
         let at = |batch: u64| -> Result<u64> {
             let commit = clicks
