@@ -41,7 +41,7 @@ use pass::{Planned, pass, refuse_damage};
 
 pub use error::CopyError;
 pub use pass::plan_now;
-pub use places::check_places;
+pub use places::{check_parent, check_places};
 pub use report::{CopyReport, Event, Events};
 pub use request::{Check, CopyRequest, Copyist, Damage, Existing, Pace, Place};
 pub use sync::{Passed, SyncedCopy};

@@ -36,6 +36,24 @@ pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
     Ok(())
 }
 
+/// Refuses a destination in a directory that is not there: a mistake in the path, not something to make.
+///
+/// # Errors
+/// Storage errors, `NotFound` if it is missing.
+pub async fn check_parent(destination: &Place) -> Result<(), CopyError> {
+    let Some(parent) = destination.path.parent() else {
+        return Ok(());
+    };
+    match destination.storage.identify_dir(&parent).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            let why = "the directory in which the copy is to lie must exist";
+            Err(error.with_detail(why).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whether a link on the way to the destination leads into the source.
 async fn is_below_by_links(source: &Place, destination: &Place) -> Result<bool, CopyError> {
     let identity = match source.storage.identify_dir(&source.path).await {

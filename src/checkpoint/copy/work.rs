@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::journal::Journal;
 use super::stand::Stand;
-use super::{CopyError, CopyRequest, Copyist, Place, find_copy, lineage};
+use super::{CopyError, CopyRequest, Copyist, Place, check_parent, find_copy, lineage};
 use crate::checkpoint::copies::remove_at_once;
 use crate::checkpoint::load::present;
 use crate::checkpoint::manifest::Manifest;
@@ -231,16 +231,7 @@ impl Work {
                 destination: destination.uri(),
             });
         };
-        // A missing parent is a mistake in the path, not something to make.
-        if let Some(parent) = destination.path.parent() {
-            storage.identify_dir(&parent).await.map_err(|error| {
-                if error.kind == ErrorKind::NotFound {
-                    return error
-                        .with_detail("the directory in which the copy is to lie must exist");
-                }
-                error
-            })?;
-        }
+        check_parent(&destination).await?;
         let lease_dir = dir.join("lease");
         storage.create_dir_all(&lease_dir).await?;
         let patience = Patience::UntilKnown;

@@ -140,6 +140,10 @@ fn a_dry_run_says_what_and_why_and_writes_nothing() {
     }
     let listed = bench.run(&["copy", "-v", "--dry-run", "ck", "copy"]);
     assert!(listed.stdout.contains("offsets/13"), "{listed:?}");
+    let nowhere = bench.run(&["copy", "--dry-run", "ck", "missing/copy"]);
+    assert_eq!(nowhere.code, 7, "{nowhere:?}");
+    let why = "the directory in which the copy is to lie must exist";
+    assert!(nowhere.stderr.contains(why), "{nowhere:?}");
     let replace = ["copy", "--dry-run", "--replace", "ck"];
     for (destination, replaces) in [("copy", false), ("home", true)] {
         let args = [&replace[..], &[destination]].concat();

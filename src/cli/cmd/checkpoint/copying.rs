@@ -7,8 +7,8 @@ use super::{CopyOptions, Places, place};
 use crate::app::App;
 use crate::checkpoint::QueryId;
 use crate::checkpoint::copy::{
-    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, check_places,
-    copy, plan_now,
+    Check, CopyError, CopyReport, CopyRequest, Copyist, Damage, Event, Existing, check_parent,
+    check_places, copy, plan_now,
 };
 use crate::checkpoint::plan::Scope;
 use crate::checkpoint::target::At;
@@ -110,6 +110,7 @@ pub(super) fn tell_copy(report: &CopyReport, context: &mut Context) -> Result<()
 /// What a copy would consist of; nothing is written.
 pub(super) async fn show_plan(request: &CopyRequest, context: &mut Context) -> Result<Status> {
     check_places(request).await?;
+    check_parent(&request.destination).await?;
     let replaces = request.existing == Existing::MoveAside && request.destination.exists().await?;
     let (contents, plan) = plan_now(request).await?;
     let listing = &contents.listing;
