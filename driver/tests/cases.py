@@ -372,6 +372,23 @@ def a_marker_without_a_control_directory(home):
 
 
 @case
+def a_marker_whose_directory_comes_later(home):
+    """It says what is missing and what to do, and goes by the marker as soon as it is there."""
+    conf = {"spark.stepdown.marker": "{dir}/later/clicks"}
+    with Job(home, args=["--batch-seconds", 1], conf=conf, control=False) as job:
+        later = job.dir / "later"
+        job.await_log(f"{later} does not exist: make it, and touch the marker in it")
+        job.await_batch()
+        later.mkdir()
+        (later / "clicks").touch()
+        job.await_log("the marker is there")
+        job.await_batch(job.last_committed() + 2)
+        (later / "clicks").unlink()
+        check(job.await_end() == 0, "exit code")
+        job.check_clean()
+
+
+@case
 def a_wrong_setting_refuses_to_start(home):
     with Job(home, conf={"spark.stepdown.makrer": "/x"}) as job:
         check(job.await_end() == 1, "exit code is not 1")
@@ -462,8 +479,8 @@ def receipt_of(job):
 
 @case
 def below_run_the_kit_has_a_status_of_its_own(home):
-    """The slot's status file is `run`'s, also where the application has the control directory."""
-    with Job(home, args=["--batch-seconds", 2], below_run=True) as job:
+    """The slot's status file is `run`'s, and the marker too, where the application has no setting of either."""
+    with Job(home, args=["--batch-seconds", 2], control=False, below_run=True) as job:
         word = job.control / "status/clicks.blue.kit.json"
         wait_until(60, "armed", lambda: word.exists() and json.loads(word.read_text()).get("armed"))
         batch = job.await_batch()

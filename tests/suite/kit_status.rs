@@ -302,7 +302,7 @@ fn status_shows_what_the_kit_says() -> Result<()> {
     for part in [
         "driver kit 0.1.0, Spark 3.5.9, local-1: running",
         "heartbeat",
-        "query q0: last planned batch 9, last committed 8",
+        "query q0, as of that heartbeat: last planned batch 9, last committed 8",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

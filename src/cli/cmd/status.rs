@@ -134,7 +134,7 @@ impl DriverStatus {
             match &query.batches_unknown {
                 Some(why) => format!("  query {name}: its batches are not known: {why}"),
                 None => format!(
-                    "  query {name}: last planned batch {}, last committed {}",
+                    "  query {name}, as of that heartbeat: last planned batch {}, last committed {}",
                     batch(query.last_planned),
                     batch(query.last_batch)
                 ),

@@ -49,6 +49,8 @@ final class HadoopStorage implements Storage {
         FileStatus status;
         try {
             status = fileSystem().getFileStatus(new Path(dir));
+        } catch (FileNotFoundException error) {
+            throw Storage.missingDirectory(dir);
         } catch (IOException error) {
             throw forgetIfClosed(error);
         }

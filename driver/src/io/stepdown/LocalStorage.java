@@ -33,8 +33,12 @@ final class LocalStorage implements Storage {
     @Override
     public String numberOf(URI dir) throws IOException {
         Path path = path(dir);
-        if (!Files.readAttributes(path, BasicFileAttributes.class).isDirectory()) {
-            throw new IOException(path + " is no directory");
+        try {
+            if (!Files.readAttributes(path, BasicFileAttributes.class).isDirectory()) {
+                throw new IOException(path + " is no directory");
+            }
+        } catch (NoSuchFileException error) {
+            throw Storage.missingDirectory(path);
         }
         if (!Files.isReadable(path) || !Files.isExecutable(path)) {
             throw new IOException(path + " is not readable");

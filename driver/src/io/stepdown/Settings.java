@@ -85,11 +85,7 @@ final class Settings {
         if (status() != null && !JOB_NAME.matcher(job).matches()) {
             throw wrong("job", "'" + job + "' is no job name: letters, digits, '-' and '_'");
         }
-        URI named = uri("marker");
-        if (named == null && control == null) {
-            throw wrong("marker", "neither a marker nor spark.stepdown.control is set");
-        }
-        marker = named != null ? named : below("markers/" + job + "." + slot);
+        marker = marker();
         createMarker = conf.getBoolean(PREFIX + "create-marker", false);
 
         String hold = text("hold", "start");
@@ -131,6 +127,22 @@ final class Settings {
         drainTimeoutMs = time("drain-timeout", "30min");
         endLoopAfterMs =
                 "never".equals(text("end-loop-after", null)) ? -1 : time("end-loop-after", "10s");
+    }
+
+    /** The one that was named; else that of {@code stepdown run}; else the one in the control directory. */
+    private URI marker() {
+        URI named = uri("marker");
+        String ofRun = ownStatus == null ? null : environment("STEPDOWN_MARKER");
+        if (named == null && ofRun != null) {
+            return Storage.parse(ofRun);
+        }
+        if (named == null && control == null) {
+            throw wrong(
+                    "marker",
+                    "neither a marker nor spark.stepdown.control is set: name a file whose removal"
+                            + " is to stop this job, or the control directory");
+        }
+        return named != null ? named : below("markers/" + job + "." + slot);
     }
 
     /** The status file; null without a control directory, unless {@code stepdown run} has one for it. */
@@ -184,7 +196,7 @@ final class Settings {
     private void refuseUnknownKeys() {
         for (Tuple2<String, String> entry : conf.getAllWithPrefix(PREFIX)) {
             if (!KEYS.contains(entry._1())) {
-                throw wrong(entry._1(), "it is not known; known are " + KEYS);
+                throw wrong(entry._1(), "it is not known; known are, after " + PREFIX + ": " + KEYS);
             }
         }
     }

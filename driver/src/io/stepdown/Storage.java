@@ -70,6 +70,11 @@ interface Storage {
         return uri;
     }
 
+    /** Of a marker: nobody vouches for an absence in a directory that is not there. */
+    static IOException missingDirectory(Object dir) {
+        return new IOException(dir + " does not exist: make it, and touch the marker in it");
+    }
+
     static boolean isLocal(URI uri) {
         return "file".equals(uri.getScheme());
     }
