@@ -48,7 +48,8 @@ pub enum CopyError {
         /// The destination.
         destination: StorageUri,
     },
-    /// The destination lies in the source, or the source in the destination.
+    /// The destination lies in the source, or the source in the destination, or the destination in another
+    /// checkpoint, which then stands for the source.
     #[error("{destination} and {source_uri} lie within each other")]
     Nested {
         /// The destination.

@@ -1,7 +1,7 @@
 //! What can be refused before anything is written.
 
 use super::{CopyError, CopyRequest, Existing, Place, work};
-use crate::storage::{DirIdentity, ErrorKind, StorageError};
+use crate::storage::{DirIdentity, ErrorKind, FileKind, StorageError, StoragePath, StorageUri};
 
 /// Refuses what can be refused before anything is written.
 ///
@@ -25,6 +25,14 @@ pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
             });
         }
     }
+    if let Some(parent) = destination.path.parent()
+        && is_checkpoint(destination, &parent).await?
+    {
+        return Err(CopyError::Nested {
+            destination: destination.uri(),
+            source_uri: StorageUri::new(destination.storage.authority().clone(), parent),
+        });
+    }
     if request.existing == Existing::Refuse
         && destination.exists().await?
         && !work::is_published_here(destination).await?
@@ -34,6 +42,19 @@ pub async fn check_places(request: &CopyRequest) -> Result<(), CopyError> {
         });
     }
     Ok(())
+}
+
+/// Whether a query keeps its checkpoint in `dir`: nothing else is to lie there.
+async fn is_checkpoint(place: &Place, dir: &StoragePath) -> Result<bool, CopyError> {
+    for (name, kind) in [("metadata", FileKind::File), ("offsets", FileKind::Dir)] {
+        match place.storage.stat(&dir.join(name)).await {
+            Ok(found) if found.kind == kind => {}
+            Err(error) if error.kind.is_unreachable() => return Err(error.into()),
+            // A directory that is missing, or may not be seen, is told later.
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses a destination in a directory that is not there: a mistake in the path, not something to make.

@@ -57,6 +57,15 @@ fn source_and_destination_within_each_other_are_refused() {
         let told = bench.refused(&["copy", "--replace", "ck", destination], 2);
         assert!(told.contains("within each other"), "{destination}: {told}");
     }
+    // Nor is a copy made in another checkpoint; a copy is one.
+    bench.json(&["copy", "ck", "other"], 0);
+    for verb in ["copy", "sync"] {
+        let told = bench.refused(&[verb, "ck", "other/copy"], 2);
+        assert!(
+            told.contains("other/copy and") && told.contains("within each other"),
+            "{told}"
+        );
+    }
 }
 
 #[test]
