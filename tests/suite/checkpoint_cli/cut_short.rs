@@ -266,9 +266,9 @@ fn ctrl_c_ends_soon_and_the_same_command_goes_on() {
 #[test]
 fn ctrl_c_between_two_passes_is_the_end_of_sync() {
     let bench = Bench::with("3.5.9-agg-hdfs-clean");
-    let child = begin_copy(&bench, &["sync", "--interval", "1h", "ck", "copy"]);
+    let child = begin_copy(&bench, &["sync", "-v", "--interval", "1h", "ck", "copy"]);
     wait_until("the pass is made", || {
-        bench.has(".copy.stepdown-copy/stand.json")
+        fs::read_to_string(bench.path("err")).is_ok_and(|err| err.contains("a pass is made"))
     });
     signal(&child, "INT");
     let output = child.wait_with_output().unwrap();
