@@ -31,10 +31,9 @@ pub(crate) fn watched<T: Send>(
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let looking = scope.spawn(|| {
-            let (most, fewest) = (0, usize::MAX);
             let mut seen = Seen {
-                most,
-                fewest,
+                most: 0,
+                fewest: usize::MAX,
                 looks: 0,
             };
             while !is_over.load(Ordering::SeqCst) {

@@ -72,7 +72,7 @@ final class Settings {
         refuseUnknownKeys();
         control = uri("control");
         ownStatus = ownStatus();
-        slot = text("slot", ownStatus == null ? "blue" : System.getenv("STEPDOWN_SLOT"));
+        slot = text("slot", ownStatus == null ? "blue" : environment("STEPDOWN_SLOT"));
         if (!slot.equals("blue") && !slot.equals("green")) {
             throw wrong("slot", "it is neither blue nor green");
         }
@@ -81,7 +81,7 @@ final class Settings {
                         "job",
                         ownStatus == null
                                 ? conf.get("spark.app.name", "")
-                                : System.getenv("STEPDOWN_JOB"));
+                                : environment("STEPDOWN_JOB"));
         if (status() != null && !JOB_NAME.matcher(job).matches()) {
             throw wrong("job", "'" + job + "' is no job name: letters, digits, '-' and '_'");
         }
