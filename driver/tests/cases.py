@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 
+from connect import ConnectServer, environment_of_client, jars_of_connect
 from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
 from hdfs import Hdfs
 from kafka import Kafka, Producer, Reader
@@ -732,6 +733,45 @@ def on_a_standalone_cluster_in_client_mode(home):
             check(job.last_committed() == batch, "another batch than the running one was the last")
             ended = wait_until(60, "the Master knows its end", lambda: cluster.ask()["completedapps"])
             check(ended[0]["id"] == application["id"] and ended[0]["state"] == "FINISHED", f"{ended}")
+
+
+@only("4.3.0")
+def the_server_of_spark_connect(home):
+    """The queries of its clients end after their batch; it runs on itself, and no other query begins."""
+    with ConnectServer(home) as server:
+        server.await_log("SparkConnectServer")
+        client = server.start_client("--batch-seconds", 2, 1)
+        last = [server.await_batch(query=str(index)) for index in range(2)]
+        server.marker.unlink()
+        check(server.await_client(client) == 0, "exit code of the client")
+        server.await_phase("drained")
+        server.check_clean(2)
+        for index in range(2):
+            committed = server.last_committed(index)
+            check(committed in (last[index], last[index] + 1), f"{index}: {last} and then {committed}")
+        before = server.notes()
+        late = server.await_client(server.start_client("--batch-seconds", 0))
+        begun = [note for note in server.notes()[len(before):] if note[2] == "begin"]
+        check(not begun, f"a batch began after the drain: {begun}")
+        check(late == 0, f"exit code of a later client: {late}")
+        server.is_running()
+        server.check_clean(2)
+        os.kill(server.java_pid(), signal.SIGTERM)
+        check(server.await_end() == 143, "exit code")
+
+
+@only("4.3.0")
+def spark_connect_in_the_application(home):
+    """PySpark sets spark.plugins itself there; what stands in spark.plugins.defaultList is loaded as well."""
+    remote = environment_of_client(home, "local[2]")
+    plugin = {"spark.plugins.defaultList": "io.stepdown.StepdownPlugin"}
+    for conf in ({}, plugin):
+        with Job(home, conf=conf, launcher="python", classes=jars_of_connect(home), environment=remote) as job:
+            batch = job.await_batch()
+            check(job.log_has("stepdown driver kit") == bool(conf), f"the kit, with {conf}")
+            if conf:
+                drain(job)
+                check(job.last_committed() == batch, "another batch than the running one was the last")
 
 
 def on_yarn(home, deploy_mode):

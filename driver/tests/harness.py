@@ -44,8 +44,9 @@ def kit_jar():
     return jar
 
 
-def spark_home(version):
-    fetch = [sys.executable, str(ROOT / "tests/spark/fetch.py"), version, str(ROOT / ".cache")]
+def spark_home(version, *more):
+    """Where that Spark is; or what it needs more, for YARN or Connect."""
+    fetch = [sys.executable, str(ROOT / "tests/spark/fetch.py"), version, str(ROOT / ".cache"), *more]
     return Path(subprocess.run(fetch, check=True, capture_output=True, text=True).stdout.strip())
 
 
@@ -147,8 +148,8 @@ class Job:
         flags = []
         for key, value in settings.items():
             flags += ["--conf", f"{key}={value}".replace("{dir}", str(self.dir))]
-        script = [str(HERE / self.script), str(self.dir), *map(str, self.args)]
-        environment = dict(os.environ, **environment_of(home), **self.environment)
+        script = self.words()
+        environment = os.environ | environment_of(home) | self.environment
         if self.launcher == "spark-submit":
             command = [str(home / "pyspark/bin/spark-submit"), *flags, *script]
         else:
@@ -163,6 +164,10 @@ class Job:
             self.process = subprocess.Popen(
                 ["nice", "-n", "10", *command], env=environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, cwd=self.dir, start_new_session=True)
+
+    def words(self):
+        """What is started, after the settings."""
+        return [str(HERE / self.script), str(self.dir), *map(str, self.args)]
 
     def __enter__(self):
         return self

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from harness import ROOT, START_S, check, kit_jar, wait_until
+from harness import START_S, check, kit_jar, spark_home, wait_until
 from servers import Servers, await_port, free_address
 
 RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
@@ -19,9 +19,9 @@ OVER = ("FINISHED", "FAILED", "KILLED")
 
 
 class Yarn(Servers):
-    def __init__(self, spark_home):
+    def __init__(self, home):
         super().__init__("hadoop", "yarn", "stepdown-yarn-")
-        self.home = self.spark_with_yarn(spark_home)
+        self.home = self.spark_with_yarn(home)
         self.web = free_address()
         java = Path(shutil.which("java")).resolve().parents[1]
         self.environment = {"HADOOP_CONF_DIR": str(self.dir), "YARN_CONF_DIR": str(self.dir),
@@ -56,22 +56,19 @@ class Yarn(Servers):
         }
         self.configure(site, ("core-site.xml", "yarn-site.xml"))
 
-    def spark_with_yarn(self, spark_home):
+    def spark_with_yarn(self, common):
         """The Spark of all tests and the one jar that it lacks for YARN."""
-        version = spark_home.name.split("-")[1]
-        fetch = [sys.executable, str(ROOT / "tests/spark/fetch.py"), version, str(ROOT / ".cache"), "yarn"]
-        found = subprocess.run(fetch, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
-        (jar,) = Path(ROOT, found).glob("*.jar")
-        home = self.dir / spark_home.name
+        (jar,) = spark_home(common.name.split("-")[1], "yarn").glob("*.jar")
+        home = self.dir / common.name
         home.mkdir()
-        for entry in spark_home.iterdir():
+        for entry in common.iterdir():
             if entry.name != "pyspark":
                 (home / entry.name).symlink_to(entry.resolve())
         (home / "pyspark/jars").mkdir(parents=True)
-        for entry in (spark_home / "pyspark").iterdir():
+        for entry in (common / "pyspark").iterdir():
             if entry.name != "jars":
                 (home / "pyspark" / entry.name).symlink_to(entry.resolve())
-        for entry in [*(spark_home / "pyspark/jars").iterdir(), jar]:
+        for entry in [*(common / "pyspark/jars").iterdir(), jar]:
             (home / "pyspark/jars" / entry.name).symlink_to(entry.resolve())
         return home
 

@@ -19,7 +19,7 @@ use super::soak::{Record, add_row, build, machine};
 use crate::common::batches::{Batches, Log, Rhythm};
 use crate::common::daemon::{leashed, spawn_leashed};
 use crate::common::place::{Place, SOON, receipts_in};
-use crate::common::spark::pyspark_home;
+use crate::common::spark::{newest_batch, pyspark_home};
 use crate::common::{Hdfs, SparkVersion, wait_until};
 
 /// A start of Spark on a machine that others use as well, and some batches.
@@ -181,9 +181,7 @@ impl PlainJob {
     }
 
     fn newest(&self, log: &str) -> Option<u64> {
-        let entries = fs::read_dir(self.checkpoint.join(log)).ok()?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(|name| name.parse().ok()).max()
+        newest_batch(&self.checkpoint.join(log))
     }
 
     /// Removes the marker after a while, and returns the receipt.

@@ -68,6 +68,8 @@ mod spark_job;
 #[cfg(test)]
 mod systemd;
 #[cfg(test)]
+mod systemd_driver;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod watch;

@@ -28,7 +28,7 @@ pub(crate) const STEP: Duration = Duration::from_mins(4);
 
 /// The driver kit, built once for all tests of this binary, where no other process replaces it under a JVM
 /// that runs with it.
-fn kit_jar() -> Result<&'static Path> {
+pub(crate) fn kit_jar() -> Result<&'static Path> {
     static JAR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || -> Result<PathBuf> {
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/driver/build.sh"))

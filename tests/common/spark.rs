@@ -419,6 +419,13 @@ impl Query {
     }
 }
 
+/// The newest batch in `offsets/` or `commits/` of a checkpoint on local disk; nothing if there is none.
+pub fn newest_batch(log: &Path) -> Option<u64> {
+    let entries = fs::read_dir(log).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| name.parse().ok()).max()
+}
+
 /// Where PySpark is, as a `PYTHONPATH`; fetched where it is not there yet.
 ///
 /// # Errors

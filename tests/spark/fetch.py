@@ -2,7 +2,7 @@
 """Puts one version of PySpark into a cache directory and prints where.
 
     fetch.py 3.3.4|3.5.9|4.0.5|4.3.0 CACHE
-    fetch.py VERSION CACHE yarn               a directory with the one jar that Spark needs for YARN
+    fetch.py VERSION CACHE yarn|connect       a directory with what Spark needs more for YARN, for Connect
 
 What it prints is a PYTHONPATH: the source package without its setup, with the jars where `pip
 install` puts them, and Py4J beside it. Left out are parts that no streaming job needs. Runs once per
@@ -46,17 +46,28 @@ UNUSED_JARS = """
     spark-graphx spark-hive spark-kubernetes spark-mesos spark-mllib spark-yarn spire
 """.split()
 UNUSED_PYTHON = ("examples", "pandas")
+# Of these, what some tests need: jars, by the beginnings of their names, and packages of a client.
+MORE = {
+    "yarn": (["spark-yarn_"], []),
+    # Its server asks for a class of machine learning when a session ends.
+    "connect": (["spark-connect_", "spark-mllib_"], """
+        googleapis-common-protos==1.76.0 grpcio==1.85.3 grpcio-status==1.85.3 zstandard==0.25.0
+    """.split()),
+}
 
 
-def unpack_yarn(archive, home):
+def unpack_jars(archive, beginnings, home):
+    wanted = set(beginnings)
     with tarfile.open(archive) as package:
         for member in package:
-            name = os.path.basename(member.name)
-            if member.isfile() and name.startswith("spark-yarn_") and name.endswith(".jar"):
+            directory, name = os.path.split(member.name)
+            mine = {beginning for beginning in wanted if name.startswith(beginning)}
+            if member.isfile() and mine and directory.endswith("deps/jars") and name.endswith(".jar"):
                 with package.extractfile(member) as source, open(home / name, "wb") as file:
                     shutil.copyfileobj(source, file)
-                return
-    sys.exit(f"{archive.name} holds no jar for YARN")
+                wanted -= mine
+    if wanted:
+        sys.exit(f"{archive.name} holds no jar {', '.join(sorted(wanted))}")
 
 
 def unpack(archive, home):
@@ -101,23 +112,23 @@ def place_of(name):
 
 
 def main():
-    is_yarn = sys.argv[3:] == ["yarn"]
-    if len(sys.argv) != 3 + is_yarn or sys.argv[1] not in SHA256:
-        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE [yarn]")
+    more = sys.argv[3] if len(sys.argv) == 4 else None
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in SHA256 or more not in (None, *MORE):
+        sys.exit(f"usage: fetch.py {'|'.join(SHA256)} CACHE [{'|'.join(MORE)}]")
     version, cache = sys.argv[1], Path(sys.argv[2])
-    contents = " ".join([SHA256[version], *PACKAGES[version], *UNUSED_JARS, *UNUSED_PYTHON])
-    home = cache / f"pyspark-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
-    if is_yarn:
-        home = cache / f"spark-yarn-{version}-{SHA256[version][:12]}"
+    jars, packages = MORE[more] if more else (UNUSED_JARS, PACKAGES[version])
+    contents = " ".join([SHA256[version], *packages, *jars, *(() if more else UNUSED_PYTHON)])
+    name = f"spark-{more}" if more else "pyspark"
+    home = cache / f"{name}-{version}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
 
     def fetch(new):
         archive = new / f"pyspark-{version}.tar.gz"
         fetch_package("pyspark", archive.name, SHA256[version], archive)
-        if is_yarn:
-            unpack_yarn(archive, new)
+        if more:
+            unpack_jars(archive, jars, new)
         else:
             unpack(archive, new)
-            install(PACKAGES[version], new)
+        install(packages, new)
         archive.unlink()
     fetch_once(home, fetch)
     print(home)

@@ -81,7 +81,6 @@ fn copies_of_ended_queries_restart_right_with_spark_3_5() -> Result<()> {
         ("aggregation", "rocksdb"),
         ("watermark", "hdfs"),
         ("deduplication", "changelog"),
-        ("join", "hdfs"),
     ])
 }
 
@@ -92,6 +91,7 @@ fn soak_copies_of_ended_queries_restart_right_with_spark_3_5() -> Result<()> {
         ("aggregation", "hdfs"),
         ("aggregation", "changelog"),
         ("two-operators", "hdfs"),
+        ("join", "hdfs"),
     ])
 }
 
@@ -107,7 +107,6 @@ fn with_spark_3_5(kinds: &[(&'static str, &'static str)]) -> Result<()> {
 fn copies_of_ended_queries_restart_right_with_spark_4() -> Result<()> {
     with_spark_4(&[
         ("aggregation", "format-v2"),
-        ("watermark", "changelog"),
         ("processor", "rocksdb"),
         ("join", "format-v2"),
     ])
@@ -118,6 +117,7 @@ fn copies_of_ended_queries_restart_right_with_spark_4() -> Result<()> {
 fn soak_copies_of_ended_queries_restart_right_with_spark_4() -> Result<()> {
     with_spark_4(&[
         ("aggregation", "hdfs"),
+        ("watermark", "changelog"),
         ("deduplication", "rocksdb"),
         ("two-operators", "format-v2"),
         ("processor", "format-v2"),

@@ -66,14 +66,12 @@ fn sync(version: SparkVersion, kinds: &[(&'static str, &'static str)]) -> Result
 }
 
 #[test]
-fn a_synced_copy_restarts_right_and_its_last_pass_is_short_with_spark_3_5() -> Result<()> {
-    sync(SparkVersion::V3_5, &[("aggregation", "rocksdb")])
-}
-
-#[test]
-#[ignore = "the rest of the kinds: `make soak`"]
+#[ignore = "the other Spark: `make soak`"]
 fn soak_synced_copies_restart_right_with_spark_3_5() -> Result<()> {
-    sync(SparkVersion::V3_5, &[("aggregation", "hdfs")])
+    sync(
+        SparkVersion::V3_5,
+        &[("aggregation", "rocksdb"), ("aggregation", "hdfs")],
+    )
 }
 
 #[test]
