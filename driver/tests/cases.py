@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 from connect import ConnectServer, environment_of_client, jars_of_connect
-from harness import ROOT, START_S, Job, check, described_attempt, newest, stepdown, wait_until
+from harness import ROOT, START_S, JavaJob, Job, check, described_attempt, newest, stepdown, wait_until
 from hdfs import Hdfs
 from kafka import Kafka, Producer, Reader
 from queries import AVAILABLE_NOW, TOPIC, rows_of_batches, written_rows
@@ -718,9 +718,17 @@ def no_drain_aborts_the_batch_that_is_planned(home):
 
 
 @case
-def on_a_standalone_cluster_in_client_mode(home):
+def an_application_in_java(home):
+    with JavaJob(home, args=[3]) as job:
+        batch = job.await_batch()
+        drain(job)
+        check(job.last_committed() == batch, "another batch than the running one was the last")
+
+
+def on_a_standalone_cluster(home, kind, deploy_mode):
+    """Its marker goes: the Master says so, and the receipt says clean."""
     with Standalone(home) as cluster:
-        with Job(home, args=["--batch-seconds", 2], conf=cluster.settings()) as job:
+        with kind(home, args=["--batch-seconds", 2][kind is JavaJob:], conf=cluster.settings(deploy_mode)) as job:
             stepdown("init", job.control)
             config = job.write_config()
             batch = job.await_batch()
@@ -733,6 +741,22 @@ def on_a_standalone_cluster_in_client_mode(home):
             check(job.last_committed() == batch, "another batch than the running one was the last")
             ended = wait_until(60, "the Master knows its end", lambda: cluster.ask()["completedapps"])
             check(ended[0]["id"] == application["id"] and ended[0]["state"] == "FINISHED", f"{ended}")
+            return job.status(), application, cluster.ask()
+
+
+@case
+def on_a_standalone_cluster_in_client_mode(home):
+    on_a_standalone_cluster(home, Job, "client")
+
+
+@case
+def on_a_standalone_cluster_in_cluster_mode(home):
+    """Python has no such mode; the driver runs on a worker, with the environment of that."""
+    status, application, master = on_a_standalone_cluster(home, JavaJob, "cluster")
+    named = {"kind": "named", "name": f"{application['id']}/1"}
+    check(status["attempt"] == named, f"attempt {status['attempt']}")
+    (driver,) = master["completeddrivers"]
+    check(driver["state"] == "FINISHED", f"{driver}")
 
 
 @only("4.3.0")

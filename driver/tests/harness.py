@@ -106,6 +106,16 @@ def environment_of(home):
     }
 
 
+def java_application(home, directory):
+    """Compiles and packs the job in Java for this Spark; where its jar is."""
+    jar, classes = directory / "clicks.jar", directory / "classes"
+    classes.mkdir()
+    source = HERE / "java-app/Clicks.java"
+    subprocess.run(["javac", "-nowarn", "-cp", f"{home}/pyspark/jars/*", "-d", classes, source], check=True)
+    subprocess.run(["jar", "--create", "--file", jar, "-C", classes, "."], check=True)
+    return jar
+
+
 class Job:
     """A job in a directory of its own: marker, control directory, checkpoints."""
 
@@ -283,3 +293,10 @@ def described_attempt(pid):
         "pid": pid,
         "start_ticks": int(re.sub(r".*\) ", "", stat, flags=re.S).split()[19]),
     }
+
+
+class JavaJob(Job):
+    """The job in Java."""
+
+    def words(self):
+        return ["--class", "Clicks", str(java_application(self.home, self.dir)), str(self.dir), *map(str, self.args)]

@@ -30,7 +30,7 @@ class Standalone(Servers):
         ui = self.web.split(":")[1]
         self.start(MASTER, "--host", host, "--port", port, "--webui-port", ui, environment=self.environment)
         await_port(self.web, "the Master")
-        of_worker = ["--host", host, "--webui-port", "0", "--cores", "2", "--memory", "1g",
+        of_worker = ["--host", host, "--webui-port", "0", "--cores", "2", "--memory", "2g",
                      "--work-dir", str(self.dir / "work"), f"spark://{self.address}"]
         self.start(WORKER, *of_worker, environment=self.environment)
         wait_until(120, "a worker is there", self.has_worker)
@@ -46,9 +46,12 @@ class Standalone(Servers):
         with urllib.request.urlopen(f"http://{self.web}/json/", timeout=20) as answer:
             return json.load(answer)
 
-    def settings(self):
+    def settings(self, deploy_mode="client"):
         """What a job needs beside what all jobs have."""
         return {
+            "spark.submit.deployMode": deploy_mode,
+            # So that spark-submit ends when the driver does.
+            "spark.standalone.submit.waitAppCompletion": "true",
             "spark.master": f"spark://{self.address}",
             # Executors load plugins too.
             "spark.jars": str(kit_jar()),
