@@ -183,7 +183,14 @@ impl SlotEngine {
         drive.asked = Some(Instant::now());
         self.requested.raise();
         crash_point("requested");
-        tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
+        if self.backend.drains_itself() && !order.instead_of_drain {
+            tracing::info!(
+                backend = self.backend.name(),
+                "the marker asks the attempt to stop; nothing else is sent"
+            );
+        } else {
+            tracing::info!(backend = self.backend.name(), "asked the attempt to stop");
+        }
         Ok(())
     }
 

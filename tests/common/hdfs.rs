@@ -102,7 +102,7 @@ impl HdfsBuilder {
         self.core_site("fs.trash.interval", &minutes.to_string())
     }
 
-    /// Starts a cluster of its own, as soon as fewer than two private ones run. It is ready when this
+    /// Starts a cluster of its own, as soon as few enough private ones run. It is ready when this
     /// returns: out of safe mode, all DataNodes usable.
     ///
     /// # Errors
