@@ -316,10 +316,12 @@ impl<'h> Engine<'h> {
             }
             Next::AdoptAgain(attempt) => {
                 self.record.old_again = Some(attempt);
+                self.record.gap.resumed_at = Some(now);
                 self.save().await?;
             }
             Next::NextLeg => {
                 if let Some(slot) = self.record.then.first().copied() {
+                    self.hands.note(&mut self.record).await;
                     self.record.next_leg(slot, now);
                 }
                 self.save().await?;

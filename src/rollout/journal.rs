@@ -11,7 +11,7 @@ use crate::control::{
 use crate::model::JobName;
 use crate::storage::{StorageError, StoragePath};
 
-use super::record::{Record, RolloutId};
+use super::record::{Direction, Record, RolloutId};
 use super::state::{Outcome, State};
 
 /// How many entries of one rollout are kept.
@@ -138,6 +138,26 @@ pub async fn load_last_rolled_out(
     for id in list_rollouts(control, job).await?.into_iter().rev() {
         if let Some(record) = load_rollout(control, job, id).await?
             && record.outcome == Some(Outcome::RolledOut)
+        {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}
+
+/// The last rollout of a job that was to bring a version, whatever came of it: not one that went back, nor one
+/// that could not begin.
+///
+/// # Errors
+/// Storage errors; `Malformed`; `NoControl`.
+pub async fn load_last_tried(
+    control: &ControlDir,
+    job: &JobName,
+) -> Result<Option<Record>, DocumentError> {
+    for id in list_rollouts(control, job).await?.into_iter().rev() {
+        if let Some(record) = load_rollout(control, job, id).await?
+            && record.direction == Direction::Forward
+            && record.outcome != Some(Outcome::Refused)
         {
             return Ok(Some(record));
         }

@@ -73,13 +73,20 @@ pub struct Gap {
     pub go_at: Option<Timestamp>,
     /// When the last of the new job's queries had made its first own commit.
     pub new_committed_at: Option<Timestamp>,
+    /// When the old job was seen to run again, where it was started again.
+    #[serde(default)]
+    pub resumed_at: Option<Timestamp>,
 }
 
 impl Gap {
     /// From the old job's last commit to the new job's first own one, in seconds; negative where both ran
-    /// at the same time. `None` until both are known.
+    /// at the same time. Where the old job was started again instead: until it ran. `None` until both are
+    /// known.
     pub fn seconds(&self) -> Option<f64> {
-        let (from, to) = (self.old_committed_at?, self.new_committed_at?);
+        let (from, to) = (
+            self.old_committed_at?,
+            self.new_committed_at.or(self.resumed_at)?,
+        );
         Some(to.duration_since(from).as_secs_f64())
     }
 
@@ -88,6 +95,26 @@ impl Gap {
         let (from, to) = (self.old_ended_at?, self.go_at?);
         Some(to.duration_since(from).as_secs_f64())
     }
+}
+
+/// Whether a rollout brings a version or takes one back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// The version that was asked for.
+    #[default]
+    Forward,
+    /// The one before, by `rollback`.
+    Back,
+}
+
+/// A slot that was exchanged, of several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchanged {
+    /// The slot.
+    pub slot: Slot,
+    /// Its time without output.
+    pub gap: Gap,
 }
 
 /// One rollout.
@@ -108,6 +135,12 @@ pub struct Record {
     /// Slots that follow after this one (`rolling`).
     #[serde(default)]
     pub then: Vec<Slot>,
+    /// Slots that came before this one (`rolling`).
+    #[serde(default)]
+    pub exchanged: Vec<Exchanged>,
+    /// Which way it goes.
+    #[serde(default)]
+    pub direction: Direction,
     /// The attempt in x; none if it did not run when the rollout began.
     pub old_attempt: Option<AttemptId>,
     /// The attempt in y, once it is known.
@@ -178,6 +211,25 @@ impl Record {
         self.strategy == Strategy::HandOver && self.old.is_some()
     }
 
+    /// The slot whose checkpoint is the job's now that this is over: that of the job which ran last.
+    pub fn slot_after(&self) -> Slot {
+        let has_taken_over = match self.outcome {
+            Some(Outcome::RolledOut) => true,
+            Some(Outcome::Aborted | Outcome::Recovered | Outcome::Refused) => false,
+            // y may have worked since, and then x's checkpoint is an old one; before, y's is at most a copy.
+            Some(Outcome::StoppedByOperator) | None => {
+                let takes = |(state, _): &(State, Timestamp)| {
+                    matches!(state, State::Cutover | State::Proving)
+                };
+                self.path.iter().any(takes) && !self.done.contains(&Act::DropNew)
+            }
+        };
+        match self.old {
+            Some(old) if !has_taken_over => old,
+            Some(_) | None => self.new,
+        }
+    }
+
     /// Goes to another state.
     pub fn enter(&mut self, state: State, now: Timestamp, reason: &str) {
         self.state = state;
@@ -204,6 +256,10 @@ impl Record {
     /// Begins with the next slot: what was done to the one before is behind.
     pub fn next_leg(&mut self, slot: Slot, now: Timestamp) {
         self.then.retain(|other| *other != slot);
+        self.exchanged.push(Exchanged {
+            slot: self.new,
+            gap: std::mem::take(&mut self.gap),
+        });
         self.old = Some(slot);
         self.new = slot;
         self.old_attempt = None;
@@ -240,9 +296,16 @@ mod tests {
             old_ended_at: Some(at(11)),
             go_at: Some(at(12)),
             new_committed_at: Some(at(15)),
+            resumed_at: None,
         };
         assert!((gap.seconds().unwrap() - 5.0).abs() < 1e-9);
         assert!((gap.own_seconds().unwrap() - 1.0).abs() < 1e-9);
+        let taken_back = Gap {
+            new_committed_at: None,
+            resumed_at: Some(at(18)),
+            ..gap
+        };
+        assert!((taken_back.seconds().unwrap() - 8.0).abs() < 1e-9);
         assert_eq!(Gap::default().seconds(), None);
     }
 }

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Slot;
-
 /// How a new version takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -285,14 +283,5 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// The slot that runs after an outcome, of the two.
-pub fn slot_after(outcome: Outcome, old: Option<Slot>, new: Slot) -> Option<Slot> {
-    match outcome {
-        Outcome::RolledOut => Some(new),
-        Outcome::Aborted | Outcome::Recovered | Outcome::Refused => old,
-        Outcome::StoppedByOperator => None,
     }
 }

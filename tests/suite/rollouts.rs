@@ -420,6 +420,98 @@ fn a_version_file_begins_a_rollout_only_when_it_changed() {
     stage.check_exactly_once();
 }
 
+/// A new version of a job that does not run goes on from where the old one stopped.
+#[test]
+fn a_job_that_does_not_run_is_rolled_out_from_its_own_checkpoint() {
+    for strategy in ["hand-over", "stop-start", "parallel"] {
+        let stage = Stage::new(strategy);
+        assert_ok(&stage.roll_out(&["--version", "1"]));
+        fs::remove_file(stage.marker("blue")).unwrap();
+        wait_until("blue to end", || stage.running().is_empty());
+        assert_ok(&stage.roll_out(&["--version", "2"]));
+        let record = stage.record();
+        assert_eq!(
+            (&record["old"], &record["new"]),
+            (&"blue".into(), &"green".into())
+        );
+        assert_eq!(stage.running(), set(&["green"]), "{strategy}");
+        stage.check_exactly_once();
+    }
+}
+
+/// From cron a version is tried once: what was taken back, or stopped on purpose, stays so.
+#[test]
+fn a_version_that_was_tried_is_not_begun_again_by_its_file() {
+    let mut stage = Stage::new("hand-over");
+    let version = stage.path("VERSION");
+    let says = |text: &str| fs::write(&version, text).unwrap();
+    let from_cron = |stage: &Stage| {
+        let output = stage.roll_out(&["--if-changed", version.to_str().unwrap()]);
+        assert_ok(&output);
+        text(&output)
+    };
+    let is_left_alone = |stage: &Stage, why: &str| {
+        let before = (stage.record()["rollout_id"].clone(), stage.running());
+        let said = from_cron(stage);
+        assert!(
+            said.contains("not begun again") && said.contains(why),
+            "{said}"
+        );
+        assert_eq!(
+            (stage.record()["rollout_id"].clone(), stage.running()),
+            before
+        );
+    };
+    says("1");
+    from_cron(&stage);
+    says("2");
+    from_cron(&stage);
+
+    // Rolled back.
+    assert_ok(&stage.stepdown(&["rollout", "rollback", "clicks"]));
+    assert_eq!(stage.record()["version"], "1");
+    is_left_alone(&stage, "r-3 went back");
+
+    // Its checks fail.
+    says("3");
+    "gate = [\"sh\", \"-c\", \"exit 3\"]".clone_into(&mut stage.extra);
+    stage.configure();
+    let output = stage.roll_out(&["--if-changed", version.to_str().unwrap()]);
+    assert!(!output.status.success(), "{}", text(&output));
+    assert_eq!(stage.record()["outcome"], "aborted");
+    is_left_alone(&stage, "aborted");
+
+    // Begun by hand, it is; the operator stops the job in the middle of it.
+    stage.extra.clear();
+    stage.configure();
+    let killed = stage
+        .command(&["rollout", "start", "clicks", "--version", "3"])
+        .env("STEPDOWN_CRASH_AT", "rollout-entered-held")
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None, "{}", text(&killed));
+    let runs = stage.running();
+    let old = if stage.record()["old"] == "blue" {
+        "blue"
+    } else {
+        "green"
+    };
+    assert!(runs.contains(old), "{runs:?}");
+    fs::remove_file(stage.marker(old)).unwrap();
+    let output = stage.roll_out(&["--if-changed", version.to_str().unwrap()]);
+    assert!(!output.status.success(), "{}", text(&output));
+    assert_eq!(stage.record()["outcome"], "stopped-by-operator");
+    wait_until("nothing to run", || stage.running().is_empty());
+    is_left_alone(&stage, "stopped-by-operator");
+
+    // The file says another one.
+    says("4");
+    from_cron(&stage);
+    assert_eq!(stage.record()["version"], "4");
+    assert_eq!(stage.running().len(), 1);
+    stage.check_exactly_once();
+}
+
 #[test]
 fn a_new_job_that_never_starts_is_taken_back() {
     let mut stage = Stage::with("hand-over", "start-deadline = \"3s\"");
@@ -655,6 +747,36 @@ fn rolling_exchanges_the_replica_first() {
     let before = (stage.pid("blue"), stage.pid("green"));
     let output = stage.roll_out(&["--version", "2"]);
     assert_ok(&output);
+    // Each has a gap of its own.
+    let record = stage.record();
+    let seconds = |gap: &Value| {
+        let at = |name: &str| {
+            gap[name]
+                .as_str()
+                .unwrap()
+                .parse::<jiff::Timestamp>()
+                .unwrap()
+        };
+        at("new_committed_at")
+            .duration_since(at("old_committed_at"))
+            .as_secs_f64()
+    };
+    let (first, last) = (&record["exchanged"][0], &record["gap"]);
+    assert_eq!(first["slot"], "green", "{record:#}");
+    assert_eq!(record["new"], "blue", "{record:#}");
+    for gap in [&first["gap"], last] {
+        assert!(seconds(gap) > 0.0, "{record:#}");
+    }
+    assert!(
+        first["gap"]["new_committed_at"].as_str() < last["old_committed_at"].as_str(),
+        "one after the other: {record:#}"
+    );
+    assert_eq!(
+        text(&output).matches("gap of ").count(),
+        2,
+        "{}",
+        text(&output)
+    );
     assert_eq!(stage.running(), set(&["blue", "green"]));
     let after = (stage.pid("blue"), stage.pid("green"));
     assert!(

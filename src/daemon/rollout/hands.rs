@@ -141,6 +141,23 @@ impl RolloutHands {
         Ok(base)
     }
 
+    /// What the receipt of x's stop says, once there is one.
+    async fn note_old_end(&self, record: &mut Record) {
+        if let (Some(old), Some(attempt)) = (record.old, &record.old_attempt)
+            && let Ok(Some(receipt)) =
+                receipt_of(&self.plan.control, &self.plan.job, old, attempt).await
+        {
+            record.proof = Some(receipt.proof.verdict.as_str().to_owned());
+            record.gap.old_ended_at = Some(receipt.ended_at);
+            record.gap.old_committed_at = receipt
+                .proof
+                .checkpoints
+                .iter()
+                .filter_map(|proof| proof.committed_at)
+                .max();
+        }
+    }
+
     async fn base_of_receipt(&self, record: &Record) -> Result<Option<Vec<Base>>, String> {
         let (Some(old), Some(attempt)) = (record.old, &record.old_attempt) else {
             return Ok(None);
@@ -334,6 +351,9 @@ impl Hands for RolloutHands {
                     // It is over, which another host could not see.
                     record.start_process = None;
                 }
+                if record.state == State::RecoverOld {
+                    self.note_old_end(record).await;
+                }
                 return;
             }
             State::Preparing
@@ -349,19 +369,7 @@ impl Hands for RolloutHands {
         {
             record.base = base;
         }
-        if let (Some(old), Some(attempt)) = (record.old, &record.old_attempt)
-            && let Ok(Some(receipt)) =
-                receipt_of(&self.plan.control, &self.plan.job, old, attempt).await
-        {
-            record.proof = Some(receipt.proof.verdict.as_str().to_owned());
-            record.gap.old_ended_at = Some(receipt.ended_at);
-            record.gap.old_committed_at = receipt
-                .proof
-                .checkpoints
-                .iter()
-                .filter_map(|proof| proof.committed_at)
-                .max();
-        }
+        self.note_old_end(record).await;
         let path = go_path(&self.plan.control, &self.plan.job, record.new);
         if record.holds()
             && record.gap.go_at.is_none()

@@ -38,8 +38,8 @@ use crate::process::{EndsWith, ProcessState, observe};
 use crate::rollout::decide::Policy;
 use crate::rollout::engine::{Ending, Engine, EngineError, EngineOptions};
 use crate::rollout::journal::{Journal, JournalError, load_newest};
-use crate::rollout::record::{Gap, Record, RolloutId};
-use crate::rollout::state::{Outcome, State, Strategy, Transfer, slot_after};
+use crate::rollout::record::{Direction, Gap, Record, RolloutId};
+use crate::rollout::state::{Outcome, State, Strategy, Transfer};
 use crate::stop::BackendError;
 use crate::storage::StorageError;
 
@@ -119,6 +119,8 @@ pub struct Wanted {
     pub version: Option<String>,
     /// Start on the new slot's own checkpoint, whatever the old job did since.
     pub accept_loss: bool,
+    /// Whether it is a version to bring, or the one before.
+    pub direction: Direction,
 }
 
 /// Why a rollout did not begin, or could not be gone on with.
@@ -233,10 +235,7 @@ impl RolloutPlan {
         let last = newest
             .as_ref()
             .filter(|record| record.state == State::Ended);
-        let last_slot = last.and_then(|record| match record.outcome {
-            Some(outcome) => slot_after(outcome, record.old, record.new).or(Some(record.new)),
-            None => None,
-        });
+        let last_slot = last.map(Record::slot_after);
         let strategy = wanted.strategy.unwrap_or(self.strategy);
         let only = self
             .slots
@@ -285,6 +284,8 @@ impl RolloutPlan {
             old,
             new,
             then,
+            exchanged: Vec::new(),
+            direction: wanted.direction,
             old_attempt: attempt,
             new_attempt: None,
             start_process: None,

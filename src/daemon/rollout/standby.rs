@@ -22,7 +22,7 @@ use crate::marker::poll::error_chain;
 use crate::model::JobName;
 use crate::rollout::engine::Ending;
 use crate::rollout::journal::{Journal, Standing, load_last_rolled_out, look_for_unfinished};
-use crate::rollout::record::{Record, RolloutId};
+use crate::rollout::record::{Direction, Record, RolloutId};
 use crate::rollout::request::{
     Named, Request, Verb, drop_request, list_files, list_requests, load_version, read_name,
     refuse_request, requests_among,
@@ -503,6 +503,7 @@ impl Attendance {
         Ok(last
             .map(|last| Wanted {
                 version: last.old_version,
+                direction: Direction::Back,
                 ..Wanted::default()
             })
             .ok_or_else(|| "it was never rolled out: there is nothing to go back to".to_owned()))

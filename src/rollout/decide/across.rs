@@ -1,6 +1,6 @@
 //! From the moment in which x is asked to stop: forward, or back only where y has planned nothing.
 
-use super::before::start;
+use super::before::{restarted, start};
 use super::{Case, Decision, Next, act, enter, foreign, old_unsure, wait};
 use crate::rollout::observation::{Copying, Gate, Known, Life, StopSeen};
 use crate::rollout::state::{Act, Outcome, State, Strategy};
@@ -14,7 +14,22 @@ fn needs_live_new(case: Case<'_>) -> bool {
 }
 
 pub(super) fn stopping(case: Case<'_>) -> Decision {
-    let Case { seen, policy, .. } = case;
+    let Case {
+        record,
+        seen,
+        policy,
+        ..
+    } = case;
+    if record.old_attempt.is_none() && !case.has_begun(Act::AskOld) {
+        // It did not run when this began: there is nobody to ask.
+        if let Some(found) = &seen.old.found {
+            return restarted(found);
+        }
+        if case.old_is_gone() {
+            return enter(State::Stopped, "the old job does not run");
+        }
+        return wait("it cannot be told whether the old job runs");
+    }
     if !case.has_done(Act::AskOld) {
         return act(Act::AskOld, "the old job is asked to stop");
     }

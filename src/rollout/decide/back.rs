@@ -149,6 +149,13 @@ pub(super) fn recover_old(case: Case<'_>) -> Decision {
         if !case.old_is_gone() {
             return old_unsure(late);
         }
+        if record.old_attempt.is_none() {
+            // Somebody had stopped it.
+            return Decision::new(
+                Next::End(Outcome::Aborted),
+                "the old job did not run before either",
+            );
+        }
         if !policy.has_restart {
             return enter(
                 State::NeedsHuman,

@@ -170,7 +170,7 @@ pub(super) fn starting(case: Case<'_>) -> Decision {
     }
 }
 
-fn restarted(found: &AttemptId) -> Decision {
+pub(super) fn restarted(found: &AttemptId) -> Decision {
     Decision::new(
         Next::AdoptOld(found.clone()),
         "the old job was restarted by its platform",

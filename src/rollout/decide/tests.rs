@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::model::{AttemptId, Generation, Slot};
 use crate::rollout::observation::{Asked, Copying, Gate, Known, Life, Phase, Side, StopSeen, Task};
-use crate::rollout::record::{Gap, Record, RolloutId};
+use crate::rollout::record::{Direction, Gap, Record, RolloutId};
 use crate::rollout::state::{Strategy, Transfer};
 
 const HISTORIES: u64 = 100_000;
@@ -55,6 +55,8 @@ pub(super) fn record(
         old,
         new,
         then: Vec::new(),
+        exchanged: Vec::new(),
+        direction: Direction::Forward,
         old_attempt: old.map(|_| attempt("x-1")),
         new_attempt: None,
         start_process: None,
@@ -169,15 +171,20 @@ impl World {
         if random.bool() {
             policy.gate_overdue = GateOverdue::Hold;
         }
+        // Sometimes the job was stopped on purpose before.
+        let runs = strategy == Strategy::Rolling || random.u8(..8) != 0;
         let x = Job {
-            attempts: 1,
-            runs: true,
-            marker: true,
-            go: true,
+            attempts: u32::from(runs),
+            runs,
+            marker: runs,
+            go: runs,
             planned: true,
             committed: true,
             ..Job::default()
         };
+        if !runs {
+            saved.old_attempt = None;
+        }
         World {
             x,
             y: Job::default(),
@@ -482,7 +489,7 @@ impl World {
                     "says aborted after it asked the old job",
                 );
                 self.check(
-                    self.x.runs || self.x_died,
+                    self.x.runs || self.x_died || record.old_attempt.is_none(),
                     "says aborted, and the old job does not run",
                 );
                 self.check(!self.y.runs, "says aborted, and the new job runs");

@@ -69,7 +69,7 @@ struct StartArgs {
     #[arg(long, value_name = "TEXT")]
     version: Option<String>,
 
-    /// Begin only if this file says another version than the one that runs; harmless at any time
+    /// Begin only if this file says a version that neither runs nor was tried last; harmless at any time
     #[arg(long, value_name = "FILE", conflicts_with = "version")]
     if_changed: Option<String>,
 

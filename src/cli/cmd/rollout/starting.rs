@@ -17,7 +17,7 @@ use crate::cli::target::resolve_here;
 use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Seat, Wanted};
 use crate::rollout::engine::Ending;
-use crate::rollout::journal::{Journal, load_last_rolled_out};
+use crate::rollout::journal::{Journal, load_last_rolled_out, load_last_tried};
 use crate::rollout::record::Record;
 use crate::rollout::state::Outcome;
 
@@ -57,23 +57,14 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
     let wanted = Wanted {
         strategy: args.strategy.map(strategy),
         version: version.clone(),
-        accept_loss: false,
+        ..Wanted::default()
     };
-    if args.if_changed.is_some() {
-        let last = load_last_rolled_out(&plan.control, &plan.job).await?;
-        let running = last.and_then(|last| last.version);
-        if running.is_some() && running == version && plan.find_unfinished().await?.is_none() {
-            let said = format!(
-                "{} runs version {} already",
-                args.job,
-                version.unwrap_or_default()
-            );
-            context.out.confirmation(&Said {
-                job: args.job.clone(),
-                said,
-            })?;
-            return Ok(Exit::Ok.into());
-        }
+    if let (Some(_), Some(version)) = (&args.if_changed, &version)
+        && let Some(said) = nothing_new(&plan, version).await?
+    {
+        let job = args.job.clone();
+        context.out.confirmation(&Said { job, said })?;
+        return Ok(Exit::Ok.into());
     }
     if args.dry_run {
         return dry_run(&plan, &wanted, context).await;
@@ -204,6 +195,33 @@ pub(super) async fn drive(
             Err(Failure::new(interrupt.exit(), message))
         }
     }
+}
+
+/// Why a version that a file says does not begin a rollout; nothing if it does. One that was tried is not tried
+/// again by itself: it was taken back, or the job was stopped on purpose.
+async fn nothing_new(plan: &RolloutPlan, version: &str) -> Result<Option<String>> {
+    if plan.find_unfinished().await?.is_some() {
+        return Ok(None);
+    }
+    let job = &plan.job;
+    let is_version = |record: &Record| record.version.as_deref() == Some(version);
+    let running = load_last_rolled_out(&plan.control, job).await?;
+    if running.as_ref().is_some_and(is_version) {
+        return Ok(Some(format!("{job} runs version {version} already")));
+    }
+    let tried = load_last_tried(&plan.control, job).await?;
+    Ok(tried.filter(is_version).map(|tried| {
+        let came_to = match (tried.outcome, running) {
+            (Some(Outcome::RolledOut), Some(back)) => format!("{} went back", back.rollout_id),
+            (Some(outcome), _) => format!("{outcome}: {}", tried.reason),
+            (None, _) => tried.reason.clone(),
+        };
+        format!(
+            "version {version} of {job} was tried by rollout {} ({came_to}): not begun again until the file says \
+             another; `stepdown rollout start {job} --version {version}` tries it again",
+            tried.rollout_id
+        )
+    }))
 }
 
 /// The version that a file says: its text where that is one short line, else its digest.

@@ -15,7 +15,7 @@ use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Wanted};
 use crate::model::Slot;
 use crate::rollout::journal::{load_last_rolled_out, load_newest};
-use crate::rollout::record::Record;
+use crate::rollout::record::{Direction, Record};
 use crate::rollout::request::{Verb, save_request};
 use crate::rollout::state::State;
 use crate::storage::StorageUri;
@@ -139,6 +139,7 @@ pub(super) async fn rollback(
         strategy: None,
         version: last.old_version.clone(),
         accept_loss: args.accept_loss,
+        direction: Direction::Back,
     };
     if args.accept_loss {
         tell_loss(&plan, &last, context).await?;

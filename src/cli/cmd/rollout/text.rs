@@ -165,15 +165,32 @@ pub(super) fn entered_text(record: &Record, look: Look) -> String {
         look.paint(tone_of(record), &what),
         record.reason
     );
-    if let (Some(_), Some(seconds)) = (record.outcome, record.gap.seconds()) {
-        text += "; gap ";
-        text += &gap_text(seconds);
-        if let Some(own) = record.gap.own_seconds() {
-            let own = format!(" ({own:.2} s of it between the old job's end and the go)");
-            text += &own;
+    if record.outcome.is_none() {
+        return text;
+    }
+    if record.exchanged.is_empty() {
+        if let Some(seconds) = record.gap.seconds() {
+            text += "; gap ";
+            text += &gap_text(seconds);
+        }
+    } else {
+        for (slot, gap) in gaps_of(record) {
+            let one = format!("; gap of {slot} {gap}");
+            text += &one;
         }
     }
+    if let Some(own) = record.gap.own_seconds() {
+        let own = format!(" ({own:.2} s of it between the old job's end and the go)");
+        text += &own;
+    }
     text
+}
+
+/// The gap of every slot that was exchanged, in words.
+fn gaps_of(record: &Record) -> impl Iterator<Item = (Slot, String)> {
+    let earlier = record.exchanged.iter().map(|one| (one.slot, one.gap));
+    let all = earlier.chain([(record.new, record.gap)]);
+    all.filter_map(|(slot, gap)| Some((slot, gap_text(gap.seconds()?))))
 }
 
 /// A gap in words.
@@ -189,10 +206,11 @@ pub(super) fn row_of(record: &Record, now: Timestamp) -> Vec<(String, Tone)> {
     let what = record
         .outcome
         .map_or_else(|| record.state.to_string(), |outcome| outcome.to_string());
-    let gap = record
-        .gap
-        .seconds()
-        .map_or_else(|| "-".to_owned(), gap_text);
+    let gaps: Vec<String> = gaps_of(record).map(|(_, gap)| gap).collect();
+    let gap = match gaps.as_slice() {
+        [] => "-".to_owned(),
+        all => all.join(", "),
+    };
     vec![
         plain(record.rollout_id.to_string()),
         plain(record.strategy.to_string()),
