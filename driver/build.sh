@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain -- driver 2>/dev/null)" ] || revision="$revision-dirty"
-# The oldest Spark that is fetched: what it lacks cannot be used by mistake.
+# The older of the Sparks that every test run fetches: what it lacks cannot be used by mistake. What 3.3 lacks
+# besides, the tests on it tell.
 spark=$(python3 tests/spark/fetch.py 3.5.9 .cache)
 
 out=${STEPDOWN_DRIVER_OUT:-target/driver}

@@ -284,6 +284,17 @@ def held_as_the_environment_says(home):
 
 
 @case
+def held_for_longer_than_it_may_be(home):
+    conf = {"spark.stepdown.go": "control", "spark.stepdown.rollout": "r-7",
+            "spark.stepdown.generation": "3", "spark.stepdown.go-timeout": "3s"}
+    with Job(home, conf=conf) as job:
+        check(job.await_end() == 1, "exit code is not 1")
+        check(job.log_has("not started in time: there is no "), "no word of it in the log")
+        check([n[2] for n in job.notes()] == ["main"], "user code went on")
+        check(not (job.dir / "checkpoint-0").exists(), "there is a checkpoint")
+
+
+@case
 def a_held_job_whose_marker_goes_does_not_start(home):
     conf = {"spark.stepdown.go": "control", "spark.stepdown.rollout": "r-7",
             "spark.stepdown.generation": "3", "spark.stepdown.status-interval": "50ms"}
@@ -558,9 +569,12 @@ def a_successor_does_not_start_without_evidence(home):
             check("took-over" not in [note[2] for note in new.notes()], "it started its queries")
         os.killpg(old.process.pid, signal.SIGKILL)
         old.process.wait()
+        planned, committed = newest(old.dir / "checkpoint-0/offsets"), old.last_committed()
         # Its last status still says that it runs; its process is gone.
         with Job(home, args=args, follows=old) as new:
-            new.await_commit(old.last_committed() + 2)
+            new.await_commit(committed + 2)
+            said = "clean" if planned == committed else "dirty"
+            check(f"took-over {said}\n" in (new.dir / "batches").read_text(), f"it was not told {said}")
             drain(new)
 
 
@@ -617,7 +631,7 @@ def async_progress_tracking(home):
             code = job.await_end()
             check(code == 0, f"exit code {code}")
             planned, committed = (newest(job.dir / f"checkpoint-0/{log}") for log in ("offsets", "commits"))
-            print(f"    planned {planned}, committed {committed}")
+            check(planned == committed, f"planned {planned}, committed {committed}")
 
 
 @case

@@ -23,6 +23,10 @@ class Failed(Exception):
     pass
 
 
+class TooLate(Failed):
+    """Something did not come in time: it may only have been slow."""
+
+
 def check(condition, what):
     if not condition:
         raise Failed(what)
@@ -36,7 +40,7 @@ def wait_until(seconds, what, look):
         if found:
             return found
         time.sleep(0.02)
-    raise Failed(f"not within {seconds} s: {what}")
+    raise TooLate(f"not within {seconds} s: {what}")
 
 
 def kit_jar():
@@ -231,7 +235,7 @@ class Job:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Failed(f"it did not end within {seconds} s") from None
+            raise TooLate(f"it did not end within {seconds} s") from None
 
     def java_pid(self):
         """The JVM of the job where spark-submit is it."""

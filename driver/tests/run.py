@@ -4,7 +4,8 @@
     run.py [--spark VERSION]... [--jobs N] [--sample] [NAME...]
 
 Without names, all tests on all Sparks; with --sample the few that belong to every change. Up to four
-tests that fail are run once more, alone, and are named FLAKY if they pass then. Prints totals as
+tests in which something did not come in time are run once more, alone, and are named FLAKY if they pass
+then. What was seen to be wrong, as a stop that was not clean, is not tried again. Prints totals as
 `N passed, N failed`.
 """
 
@@ -17,7 +18,7 @@ import traceback
 
 sys.dont_write_bytecode = True
 import cases  # noqa: E402
-from harness import Failed, spark_home  # noqa: E402
+from harness import Failed, TooLate, spark_home  # noqa: E402
 
 SPARKS = ["3.3.4", "3.5.9", "4.0.5", "4.3.0"]
 SAMPLE = {
@@ -41,18 +42,23 @@ SAMPLE = {
 AGAIN_AT_MOST = 4
 
 
+PASSED, LATE, WRONG = range(3)
+
+
 def run(version, name):
-    """Whether it passed."""
     begun = time.monotonic()
+    came_to, outcome = WRONG, "ok"
     try:
         cases.ALL[name](spark_home(version))
-        outcome = "ok"
+        came_to = PASSED
+    except TooLate as error:
+        came_to, outcome = LATE, f"FAILED: {error}"
     except Failed as error:
         outcome = f"FAILED: {error}"
     except Exception:
         outcome = "FAILED: " + traceback.format_exc()
     print(f"spark {version}: {name} ... {outcome} ({time.monotonic() - begun:.0f} s)", flush=True)
-    return outcome == "ok"
+    return came_to
 
 
 def main():
@@ -73,14 +79,14 @@ def main():
              if version in cases.ONLY.get(name, SPARKS)]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         outcomes = list(pool.map(lambda test: run(*test), tests))
-    failed = [test for test, passed in zip(tests, outcomes) if not passed]
-    if 0 < len(failed) <= AGAIN_AT_MOST:
-        print("once more, one at a time:", *(" ".join(test) for test in failed), flush=True)
-        still = [test for test in failed if not run(*test)]
-        for test in failed:
-            if test not in still:
-                print("FLAKY: failed at first, passed alone:", *test)
-        failed = still
+    failed = [test for test, came_to in zip(tests, outcomes) if came_to != PASSED]
+    late = [test for test, came_to in zip(tests, outcomes) if came_to == LATE]
+    if 0 < len(late) <= AGAIN_AT_MOST:
+        print("once more, one at a time:", *(" ".join(test) for test in late), flush=True)
+        for test in late:
+            if run(*test) == PASSED:
+                print("FLAKY: was late at first, passed alone:", *test)
+                failed.remove(test)
     for test in failed:
         print("failed:", *test)
     print(f"{len(tests) - len(failed)} passed, {len(failed)} failed")

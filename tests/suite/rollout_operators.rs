@@ -21,6 +21,8 @@ enum Path {
     Back,
     /// A stop-start whose new job does not start: the old one is started again.
     Recovery,
+    /// Both run side by side for a while.
+    Parallel,
 }
 
 impl Path {
@@ -28,11 +30,12 @@ impl Path {
         let mut stage = match self {
             Path::HandOver | Path::Back => Stage::new("hand-over"),
             Path::Recovery => Stage::new("stop-start"),
+            Path::Parallel => Stage::new("parallel"),
         };
         let begun = stage.roll_out(&["--version", "1"]);
         assert!(begun.status.success(), "{}", text(&begun));
         match self {
-            Path::HandOver => {}
+            Path::HandOver | Path::Parallel => {}
             Path::Back => "gate = [\"sh\", \"-c\", \"exit 3\"]".clone_into(&mut stage.extra),
             Path::Recovery => {
                 let words = ["--fail", "start", "--only", "green"].map(str::to_owned);
@@ -76,7 +79,7 @@ type Case = (
 
 const CASES: &[Case] = {
     use Deed::{Abort, Remove, Touch};
-    use Path::{Back, HandOver, Recovery};
+    use Path::{Back, HandOver, Parallel, Recovery};
     const TO_Y: (&str, &[&str]) = ("rolled-out", &[Y]);
     const TO_X: (&str, &[&str]) = ("recovered", &[X]);
     const AS_BEFORE: (&str, &[&str]) = ("aborted", &[X]);
@@ -84,6 +87,7 @@ const CASES: &[Case] = {
     const PREPARING: &str = "rollout-prepare-new-done";
     const STARTING: &str = "rollout-entered-starting";
     const HELD: &str = "rollout-entered-held";
+    const SHADOW: &str = "rollout-entered-shadow";
     const STOPPING: &str = "rollout-entered-stopping";
     const ASKED: &str = "rollout-ask-old-done";
     const AT_REST: &str = "rollout-entered-stopped";
@@ -108,6 +112,14 @@ const CASES: &[Case] = {
         (HandOver, STARTING, Remove(X), STOPPED.0, STOPPED.1),
         (HandOver, HELD, Remove(X), STOPPED.0, STOPPED.1),
         (Back, ABORTING, Remove(X), STOPPED.0, STOPPED.1),
+        // Nothing runs there yet that it could stop.
+        (HandOver, PREPARING, Remove(Y), TO_Y.0, TO_Y.1),
+        (Recovery, RECOVERY, Remove(Y), TO_X.0, TO_X.1),
+        (Parallel, SHADOW, Abort, AS_BEFORE.0, AS_BEFORE.1),
+        (Parallel, SHADOW, Remove(X), STOPPED.0, STOPPED.1),
+        (Parallel, SHADOW, Remove(Y), AS_BEFORE.0, AS_BEFORE.1),
+        (Parallel, SHADOW, Touch(X), TO_Y.0, TO_Y.1),
+        (Parallel, SHADOW, Touch(Y), TO_Y.0, TO_Y.1),
         // It is what the rollout wants, too.
         (HandOver, STOPPING, Remove(X), TO_Y.0, TO_Y.1),
         (HandOver, STARTING, Remove(Y), AS_BEFORE.0, AS_BEFORE.1),
@@ -120,6 +132,12 @@ const CASES: &[Case] = {
         (HandOver, PROVING, Remove(Y), STOPPED.0, STOPPED.1),
         // A marker says what should run, not what is to be started.
         (HandOver, PREPARING, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, STARTING, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, STOPPING, Touch(X), TO_Y.0, TO_Y.1),
+        (HandOver, STARTING, Touch(Y), TO_Y.0, TO_Y.1),
+        (HandOver, STOPPING, Touch(Y), TO_Y.0, TO_Y.1),
+        (HandOver, CUTOVER, Touch(Y), TO_Y.0, TO_Y.1),
+        (Back, ABORTING, Touch(X), AS_BEFORE.0, AS_BEFORE.1),
         (HandOver, HELD, Touch(X), TO_Y.0, TO_Y.1),
         (HandOver, AT_REST, Touch(X), TO_Y.0, TO_Y.1),
         (HandOver, CUTOVER, Touch(X), TO_Y.0, TO_Y.1),
@@ -173,7 +191,14 @@ fn live_through(case: &Case) -> Result<(), String> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    stage.find_fault(Stage::check_exactly_once)
+    if let Some(slot) = running.iter().find(|slot| !stage.marker(slot).exists()) {
+        return Err(format!("{slot} runs without its marker"));
+    }
+    stage.find_fault(match path {
+        // Both do the same batches while they run side by side.
+        Path::Parallel => Stage::check_sink,
+        Path::HandOver | Path::Back | Path::Recovery => Stage::check_exactly_once,
+    })
 }
 
 #[test]

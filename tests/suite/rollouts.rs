@@ -73,10 +73,16 @@ impl Stage {
         } else {
             "copy"
         };
-        let strategy = if self.strategy == "in-place" {
-            "hand-over"
+        let strategy = match self.strategy {
+            "in-place" | "launcher" => "hand-over",
+            other => other,
+        };
+        // A launcher ends once the job is under way, as `spark-submit` in cluster mode does.
+        let (program, start_is) = if self.strategy == "launcher" {
+            let script = r#"setsid python3 "$0" "$@" >/dev/null 2>&1 &"#;
+            (format!("\"sh\", \"-c\", '{script}'"), "launcher")
         } else {
-            self.strategy
+            ("\"python3\"".to_owned(), "job")
         };
         let (blue, green) = if checkpoint == "in-place" {
             ("ck/one", "ck/one")
@@ -102,8 +108,8 @@ checkpoints = ["{dir}/{green}"]
 [jobs.clicks.rollout]
 strategy = "{strategy}"
 checkpoint = "{checkpoint}"
-start = ["python3", "{job}", "{dir}/sink", {words}]
-start-is = "job"
+start = [{program}, "{job}", "{dir}/sink", {words}]
+start-is = "{start_is}"
 start-log = "{dir}/{{slot}}.log"
 sync-interval = "300ms"
 two-writers = "accept"
