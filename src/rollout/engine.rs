@@ -291,10 +291,16 @@ impl<'h> Engine<'h> {
         if self.lease.is_beat_due(self.lease_ttl) {
             self.beat().await?;
         }
-        let asked = self.take_requests().await?;
         let mut seen = self.hands.look(&self.record).await;
-        seen.asked = asked;
         let now = self.now();
+        // What is asked for is meant for what runs now: that is on record first.
+        let adopts = matches!(
+            decide(&self.record, &seen, &self.policy, now).next,
+            Next::AdoptNew(_) | Next::AdoptOld(_) | Next::AdoptAgain(_)
+        );
+        if !adopts {
+            seen.asked = self.take_requests().await?;
+        }
         let decision = decide(&self.record, &seen, &self.policy, now);
         tracing::debug!(state = %self.record.state, ?seen, ?decision, "decided");
         self.tell_alarm(&decision).await;

@@ -208,3 +208,43 @@ fn operators_are_respected_in_every_state() {
         live_through(case).map_err(|why| format!("{path:?}, {deed:?} at {place}: {why}"))
     });
 }
+
+/// Nothing runs there, and nothing is to be started by itself: not by a marker, not by a request that cannot be met.
+#[test]
+fn at_needs_human_nothing_is_started_that_nobody_asked_for() {
+    let mut stage = Stage::new("hand-over");
+    let begun = stage.roll_out(&["--version", "1"]);
+    assert!(begun.status.success(), "{}", text(&begun));
+    let words = ["--fail", "planned", "--only", Y].map(str::to_owned);
+    stage.job_words.extend(words);
+    stage.configure();
+    let output = stage.roll_out(&["--version", "2"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    let came_there = stage.record();
+    // The kit of the job that died made no end of its marker.
+    for deed in [
+        Deed::Touch(X),
+        Deed::Remove(X),
+        Deed::Touch(Y),
+        Deed::Remove(Y),
+        Deed::Abort,
+    ] {
+        deed.act(&stage);
+        let output = stage.roll_out(&["--version", "2"]);
+        assert_eq!(output.status.code(), Some(3), "{deed:?}: {}", text(&output));
+        assert_eq!(stage.state(), "needs-human", "{deed:?}");
+        assert_eq!(stage.running(), set(&[]), "{deed:?}");
+    }
+    assert_eq!(stage.record()["rollout_id"], came_there["rollout_id"]);
+
+    // Mended, started by hand where it was, and accepted.
+    stage.job_words.truncate(2);
+    stage.configure();
+    stage.start_by_hand(Y);
+    super::rollouts::wait_until("the new job to run", || stage.running() == set(&[Y]));
+    let said = stage.stepdown(&["rollout", "promote", "clicks"]);
+    assert!(said.status.success(), "{}", text(&said));
+    assert_eq!(stage.record()["outcome"], "rolled-out");
+    assert_eq!(stage.running(), set(&[Y]));
+    stage.check_exactly_once();
+}

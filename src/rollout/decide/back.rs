@@ -200,6 +200,17 @@ pub(super) fn recover_old(case: Case<'_>) -> Decision {
 
 pub(super) fn needs_human(case: Case<'_>) -> Decision {
     let Case { record, seen, .. } = case;
+    // Somebody has mended it and started it again: what is asked next is meant for that one.
+    if let Some(found) = &seen.new.found
+        && seen.new.life.is_gone()
+        && !seen.new.is_foreign
+        && !case.has_begun(Act::AskNew)
+    {
+        return Decision::new(
+            Next::AdoptNew(found.clone()),
+            "somebody started the new job again",
+        );
+    }
     if seen.asked.promote && seen.new.life == Life::Running && !case.has_begun(Act::AskNew) {
         if case.old_is_gone() {
             return match seen.own_plan {
