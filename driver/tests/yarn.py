@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from harness import START_S, check, kit_jar, spark_home, wait_until
+from harness import ROOT, START_S, check, kit_jar, spark_home, wait_until
 from servers import Servers, await_port, free_address
 
 RESOURCE_MANAGER = "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"
