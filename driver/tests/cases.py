@@ -763,8 +763,7 @@ def on_a_standalone_cluster_in_client_mode(home):
     on_a_standalone_cluster(home, Job, "client")
 
 
-# Spark 3.3 itself does not start a driver there on Java 17: it does not open what it needs.
-@only("3.5.9", "4.0.5", "4.3.0")
+@case
 def on_a_standalone_cluster_in_cluster_mode(home):
     """Python has no such mode; the driver runs on a worker, with the environment of that."""
     status, application, master = on_a_standalone_cluster(home, JavaJob, "cluster")

@@ -5,7 +5,6 @@ begins and when it ends.
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path

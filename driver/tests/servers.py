@@ -10,11 +10,11 @@ from pathlib import Path
 
 from harness import ROOT, check, wait_until
 
-# What Hadoop 3.4's own scripts give Java 17.
-JAVA = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-        "--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED",
-        "--add-opens=java.base/java.nio=ALL-UNNAMED", "--add-opens=java.base/java.net=ALL-UNNAMED",
-        "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED"]
+# What Hadoop 3.4's own scripts give Java 17; Spark's too, but for drivers of its own cluster manager before 4.0.
+OPENS = ["--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED",
+         "--add-opens=java.base/java.nio=ALL-UNNAMED", "--add-opens=java.base/java.net=ALL-UNNAMED",
+         "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED"]
+JAVA = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *OPENS]
 
 
 def free_address():

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from harness import kit_jar, wait_until
-from servers import Servers, await_port, free_address
+from servers import OPENS, Servers, await_port, free_address
 
 MASTER = "org.apache.spark.deploy.master.Master"
 WORKER = "org.apache.spark.deploy.worker.Worker"
@@ -50,6 +50,7 @@ class Standalone(Servers):
         """What a job needs beside what all jobs have."""
         return {
             "spark.submit.deployMode": deploy_mode,
+            "spark.driver.extraJavaOptions": " ".join(OPENS),
             # So that spark-submit ends when the driver does.
             "spark.standalone.submit.waitAppCompletion": "true",
             "spark.master": f"spark://{self.address}",
