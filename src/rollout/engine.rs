@@ -100,10 +100,14 @@ pub trait Hands: Send {
     /// quick.
     async fn note(&mut self, record: &mut Record);
 
+    /// Is told that the rollout begins, by the process that has begun it.
+    async fn begun(&mut self, record: &Record);
+
     /// Is told of every state that was entered and saved.
     async fn entered(&mut self, record: &Record);
 
-    /// Is told of what needs a person, once for each text, and of its end with `None`.
+    /// Is told of what needs a person, once for each text, and of its end with `None`. Of an alarm that is
+    /// the entry into `needs-human`, `entered` tells.
     async fn alarm(&mut self, record: &Record, why: Option<&str>);
 
     /// Makes ready what will be needed at once when the old job has ended: called while it drains.
@@ -214,8 +218,12 @@ impl<'h> Engine<'h> {
     }
 
     async fn drive(&mut self) -> Result<Ending, EngineError> {
+        let is_new = self.journal.is_new();
         if !self.take_up().await? {
             return Ok(Ending::Interrupted);
+        }
+        if is_new {
+            self.hands.begun(&self.record).await;
         }
         loop {
             if let (State::Ended, Some(outcome)) = (self.record.state, self.record.outcome) {
@@ -438,7 +446,9 @@ impl<'h> Engine<'h> {
         if let Some(why) = &now {
             tracing::error!(rollout = %self.record.rollout_id, job = %self.record.job, "{why}");
         }
-        self.hands.alarm(&self.record, now.as_deref()).await;
+        if decision.next != Next::Enter(State::NeedsHuman) {
+            self.hands.alarm(&self.record, now.as_deref()).await;
+        }
         self.alarm = now;
     }
 

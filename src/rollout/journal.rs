@@ -248,6 +248,11 @@ impl Journal {
         }))
     }
 
+    /// Whether only its first entry is there: nobody has driven the rollout yet.
+    pub fn is_new(&self) -> bool {
+        self.last <= 1
+    }
+
     fn path(&self, number: u64) -> StoragePath {
         rollouts_dir(&self.control, &self.job)
             .join(&self.id.to_string())

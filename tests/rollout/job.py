@@ -8,13 +8,15 @@ _CHECKPOINTS, _CONTROL, _GO, _ROLLOUT_ID, _GENERATION, _VERSION. Paths are local
 
 Batch N has the rows 10 N to 10 N + 9. SINK gets a line for each batch that is written: query id, batch,
 first and last row, slot, pid. A lock beside each checkpoint shows a second writer, which is noted in
-SINK.violations. --fail start|held|planned|committed ends the process by itself at that place.
+SINK.violations. --fail start|held|planned|committed ends the process by itself at that place. --deaf takes
+no notice of its marker, nor of SIGTERM. --mute waits for its go without a word, as a start script does.
 """
 
 import argparse
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 import uuid
@@ -84,7 +86,8 @@ class Job:
         go = os.environ.get("STEPDOWN_GO")
         if not go:
             return True
-        self.say("held")
+        if not self.args.mute:
+            self.say("held")
         self.fail_at("held")
         while True:
             try:
@@ -161,7 +164,11 @@ def main():
     parser.add_argument("--fail", choices=["start", "held", "planned", "committed"])
     parser.add_argument("--only", choices=["blue", "green"], help="fail in this slot only")
     parser.add_argument("--deaf", action="store_true")
-    sys.exit(Job(parser.parse_args()).run())
+    parser.add_argument("--mute", action="store_true")
+    args = parser.parse_args()
+    if args.deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(Job(args).run())
 
 
 main()

@@ -30,6 +30,8 @@ pub(crate) struct Stage {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) job_words: Vec<String>,
     pub(crate) extra: String,
+    /// How many checkpoints the job has.
+    pub(crate) queries: usize,
     strategy: &'static str,
 }
 
@@ -48,6 +50,7 @@ impl Stage {
             dir,
             job_words: vec!["--batch".into(), "0.05".into()],
             extra: extra.to_owned(),
+            queries: 1,
             strategy,
         };
         stage.configure();
@@ -57,6 +60,21 @@ impl Stage {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The checkpoints of a slot.
+    fn checkpoints(&self, slot: &str) -> Vec<String> {
+        let of = if self.strategy == "in-place" {
+            "one"
+        } else {
+            slot
+        };
+        let name = |at| match at {
+            0 => of.to_owned(),
+            _ => format!("{of}-{at}"),
+        };
+        let path = |at| self.path("ck").join(name(at)).display().to_string();
+        (0..self.queries).map(path).collect()
     }
 
     /// Writes the configuration; what the job is started with may have changed.
@@ -84,10 +102,10 @@ impl Stage {
         } else {
             ("\"python3\"".to_owned(), "job")
         };
-        let (blue, green) = if checkpoint == "in-place" {
-            ("ck/one", "ck/one")
-        } else {
-            ("ck/blue", "ck/green")
+        let checkpoints = |slot: &str| {
+            let named = self.checkpoints(slot);
+            let quoted: Vec<String> = named.iter().map(|path| format!("{path:?}")).collect();
+            quoted.join(", ")
         };
         let text = format!(
             r#"
@@ -102,9 +120,9 @@ call-timeout = "20s"
 [jobs.clicks.stop]
 backend = "driver"
 [jobs.clicks.slots.blue]
-checkpoints = ["{dir}/{blue}"]
+checkpoints = [{blue}]
 [jobs.clicks.slots.green]
-checkpoints = ["{dir}/{green}"]
+checkpoints = [{green}]
 [jobs.clicks.rollout]
 strategy = "{strategy}"
 checkpoint = "{checkpoint}"
@@ -116,6 +134,8 @@ two-writers = "accept"
 gate-commits = 2
 {extra}
 "#,
+            blue = checkpoints("blue"),
+            green = checkpoints("green"),
             words = words.join(", "),
             extra = self.extra,
         );
@@ -190,7 +210,7 @@ gate-commits = 2
             .collect()
     }
 
-    fn pid(&self, slot: &str) -> Option<i32> {
+    pub(crate) fn pid(&self, slot: &str) -> Option<i32> {
         let text = fs::read_to_string(self.path(&format!("c/status/clicks.{slot}.json"))).ok()?;
         let status: Value = serde_json::from_str(&text).ok()?;
         let pid = i32::try_from(status["attempt"]["pid"].as_i64()?).ok()?;
@@ -199,6 +219,50 @@ gate-commits = 2
         let same =
             fields.get(19)?.parse::<i64>().ok()? == status["attempt"]["start_ticks"].as_i64()?;
         (same && fields[0] != "Z").then_some(pid)
+    }
+
+    /// All processes of the job with their slots, whether or not a status file tells of them.
+    pub(crate) fn jobs(&self) -> Vec<(String, i32)> {
+        let is_job = |words: &[String]| {
+            let mut words = words.iter();
+            words.next().is_some_and(|word| word.ends_with("python3"))
+                && words.next().is_some_and(|word| word.ends_with("/job.py"))
+        };
+        let all = self.processes().into_iter();
+        let mut jobs: Vec<_> = all
+            .filter(|(_, _, words)| is_job(words))
+            .map(|(slot, pid, _)| (slot, pid))
+            .collect();
+        jobs.sort();
+        jobs
+    }
+
+    /// Slot, number and words of what was started for a slot: the job, and what becomes it.
+    fn processes(&self) -> Vec<(String, i32, Vec<String>)> {
+        let control = format!("{}/c", self.dir.path().display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let words_of = |file: &str| -> Vec<String> {
+                let bytes = fs::read(entry.path().join(file)).unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                text.split('\0').map(str::to_owned).collect()
+            };
+            let environ = words_of("environ");
+            let variable = |name: &str| {
+                let mut all = environ.iter();
+                all.find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+            };
+            let of = variable("STEPDOWN_CONTROL").unwrap_or_default();
+            if of.trim_start_matches("file://") == control {
+                let slot = variable("STEPDOWN_SLOT").unwrap_or_default();
+                found.push((slot.to_owned(), pid, words_of("cmdline")));
+            }
+        }
+        found
     }
 
     /// The batches in the sink, by query id, each with how often it was written.
@@ -263,33 +327,39 @@ gate-commits = 2
             .env("STEPDOWN_SLOT", slot)
             .env("STEPDOWN_MARKER", self.marker(slot))
             .env("STEPDOWN_CONTROL", format!("{dir}/c"))
-            .env("STEPDOWN_CHECKPOINTS", format!("{dir}/ck/{slot}"))
+            .env("STEPDOWN_CHECKPOINTS", self.checkpoints(slot).join("\n"))
             .stdin(Stdio::null())
-            .stdout(log)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         // It is reaped when this process ends; until then a zombie counts as ended.
         std::mem::forget(child);
     }
 
-    fn await_state(&self, wanted: &str) {
+    pub(crate) fn await_state(&self, wanted: &str) {
         wait_until(&format!("the rollout to be at {wanted}"), || {
             self.state() == wanted
         });
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("driving.log")).unwrap_or_default()
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for slot in ["blue", "green"] {
-            if let Some(pid) = self.pid(slot).and_then(rustix::process::Pid::from_raw) {
-                let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
+        for (_, pid, _) in self.processes() {
+            kill(pid);
         }
+    }
+}
+
+/// Ends a process as nobody can prevent.
+pub(crate) fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
@@ -310,7 +380,7 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 #[track_caller]
-fn assert_ok(output: &Output) {
+pub(crate) fn assert_ok(output: &Output) {
     assert!(output.status.success(), "{}", text(output));
 }
 

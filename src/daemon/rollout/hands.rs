@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +48,9 @@ pub struct RolloutHands {
     /// The `go`, written beside its place.
     go: Option<Prepared<Go>>,
     cancels: u32,
+    /// Hooks that run.
+    hooks: JoinSet<()>,
+    shutdown: CancellationToken,
     /// How often in a row each marker was missed, and when last.
     pub(super) missed: BTreeMap<Slot, (u32, Instant)>,
 }
@@ -78,6 +82,8 @@ impl RolloutHands {
             batches: Vec::new(),
             go: None,
             cancels: 0,
+            hooks: JoinSet::new(),
+            shutdown: shutdown.clone(),
             missed: BTreeMap::new(),
             changed,
             plan,
@@ -384,17 +390,21 @@ impl Hands for RolloutHands {
         }
     }
 
+    async fn begun(&mut self, record: &Record) {
+        self.plan.hooks.run(record, &mut self.hooks);
+    }
+
     async fn entered(&mut self, record: &Record) {
         if let Some(told) = &self.plan.told {
             // A reader that is slow reads the record itself.
             let _full = told.try_send(record.clone());
         }
-        self.plan.hooks.run(record).await;
+        self.plan.hooks.run(record, &mut self.hooks);
     }
 
     async fn alarm(&mut self, record: &Record, why: Option<&str>) {
         if let Some(why) = why {
-            self.plan.hooks.alarm(record, why);
+            self.plan.hooks.alarm(record, why, &mut self.hooks);
         }
     }
 
@@ -424,6 +434,12 @@ impl Hands for RolloutHands {
         self.followers.close().await;
         if let Some(go) = self.go.take() {
             go.discard(self.plan.control.storage().as_ref()).await;
+        }
+        // The process may end after this, and would take them with it. Each has its time-out.
+        let hooks = std::mem::take(&mut self.hooks);
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            _ended = hooks.join_all() => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use tokio::task::JoinSet;
+
 use crate::daemon::hooks::finish;
 use crate::rollout::record::Record;
 use crate::rollout::state::{Outcome, State};
@@ -29,13 +31,15 @@ pub struct RolloutHookPrograms {
 impl RolloutHookPrograms {
     fn of_state(&self, record: &Record) -> Option<(&'static str, &Vec<String>)> {
         let (name, argv) = match (record.state, record.outcome) {
-            (State::Preparing, _) => ("on-start", &self.on_start),
+            // Not of the slots that follow in `rolling`.
+            (State::Preparing, _) if record.path.len() == 1 => ("on-start", &self.on_start),
             (State::Stopped, _) => ("on-stopped", &self.on_stopped),
             (State::Ended, Some(Outcome::RolledOut)) => ("on-success", &self.on_success),
             (State::Ended, _) => ("on-failure", &self.on_failure),
             (State::NeedsHuman, _) => ("on-needs-human", &self.on_needs_human),
             (
-                State::Starting
+                State::Preparing
+                | State::Starting
                 | State::Held
                 | State::Shadow
                 | State::Stopping
@@ -49,32 +53,22 @@ impl RolloutHookPrograms {
         argv.as_ref().map(|argv| (name, argv))
     }
 
-    /// Runs the hook of the state that was entered, if it has one. The last one is waited for, since the
-    /// process may end after it; the others run by themselves.
-    pub(super) async fn run(&self, record: &Record) {
-        let Some((name, argv)) = self.of_state(record) else {
-            return;
-        };
-        let ran = finish(
-            name,
-            command(name, argv, record, &record.reason),
-            self.timeout,
-        );
-        if record.state == State::Ended {
-            ran.await;
-        } else {
-            tokio::spawn(ran);
+    /// Begins to run the hook of the state that was entered, if it has one; `running` has it then.
+    pub(super) fn run(&self, record: &Record, running: &mut JoinSet<()>) {
+        if let Some((name, argv)) = self.of_state(record) {
+            let command = command(name, argv, record, &record.reason);
+            running.spawn(finish(name, command, self.timeout));
         }
     }
 
-    /// Runs `on-needs-human` for an alarm in a state that goes on.
-    pub(super) fn alarm(&self, record: &Record, why: &str) {
+    /// Begins to run `on-needs-human` for an alarm in a state that goes on.
+    pub(super) fn alarm(&self, record: &Record, why: &str, running: &mut JoinSet<()>) {
         if record.state == State::NeedsHuman {
             return;
         }
         if let Some(argv) = &self.on_needs_human {
             let command = command("on-needs-human", argv, record, why);
-            tokio::spawn(finish("on-needs-human", command, self.timeout));
+            running.spawn(finish("on-needs-human", command, self.timeout));
         }
     }
 }
