@@ -52,6 +52,9 @@ mod rollout_checks;
 mod rollout_crashes;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
+mod rollout_failures;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
 mod rollout_hooks;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]

@@ -89,7 +89,15 @@ pub(super) async fn look_at_slot(
             Observation::Running | Observation::Stopping => Life::Running,
             Observation::Stopped { .. } => Life::Over,
             Observation::Restarted { attempt } => {
-                running = Some(attempt);
+                // What is left of one that was killed shows it for long.
+                let seen = backend.observe(&attempt, Freshness::Now).await;
+                running = match seen {
+                    Observation::Stopped { .. } => None,
+                    Observation::Restarted { attempt } => Some(attempt),
+                    Observation::Running | Observation::Stopping | Observation::Unknown { .. } => {
+                        Some(attempt)
+                    }
+                };
                 Life::Over
             }
             Observation::Unknown { why } => {

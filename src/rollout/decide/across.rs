@@ -34,21 +34,13 @@ pub(super) fn stopping(case: Case<'_>) -> Decision {
         return act(Act::AskOld, "the old job is asked to stop");
     }
     match seen.old.stop {
-        StopSeen::Restarted => {
-            if case.has_done(Act::AskOldAgain) {
-                return enter(
-                    State::NeedsHuman,
-                    "the old job comes back each time that it is stopped: its platform restarts it",
-                );
-            }
-            act(
-                Act::AskOldAgain,
-                "the old job was restarted by its platform: it is asked once more",
-            )
-        }
-        StopSeen::Stopped | StopSeen::Died if case.old_is_gone() => {
+        // One that came back may have ended, too.
+        StopSeen::Restarted | StopSeen::Stopped | StopSeen::Died if case.old_is_gone() => {
             enter(State::Stopped, "the old job is stopped")
         }
+        StopSeen::Restarted => came_back(case),
+        // It shows only now.
+        StopSeen::Stopped | StopSeen::Died if seen.old.found.is_some() => came_back(case),
         StopSeen::Stopped | StopSeen::Died => wait("the old job's end is not certain yet"),
         StopSeen::None | StopSeen::Latched if case.is_late(policy.deadlines.drain) => {
             Decision::alarmed(
@@ -58,6 +50,20 @@ pub(super) fn stopping(case: Case<'_>) -> Decision {
         }
         StopSeen::None | StopSeen::Latched => wait("the old job drains"),
     }
+}
+
+/// The old job was stopped, and another attempt of it runs.
+fn came_back(case: Case<'_>) -> Decision {
+    if case.has_done(Act::AskOldAgain) {
+        return enter(
+            State::NeedsHuman,
+            "the old job comes back each time that it is stopped: its platform restarts it",
+        );
+    }
+    act(
+        Act::AskOldAgain,
+        "the old job was restarted by its platform: it is asked once more",
+    )
 }
 
 pub(super) fn stopped(case: Case<'_>) -> Decision {
@@ -243,6 +249,9 @@ pub(super) fn proving(case: Case<'_>) -> Decision {
     {
         // It may have been restarted by its platform.
         return Decision::new(Next::AdoptNew(found.clone()), "the new job is there");
+    }
+    if case.old_runs() {
+        return enter(State::NeedsHuman, "the old job runs again after its stop");
     }
     if record.new_attempt.is_none() && seen.new.life == Life::NotThere {
         if case.is_late(policy.deadlines.prove) {
