@@ -324,10 +324,16 @@ impl RolloutPlan {
         wanted: &Wanted,
     ) -> Result<Transfer, RolloutError> {
         let places = |slot: Slot| self.slots.get(&slot).map(|of| &of.checkpoints);
+        let in_place = self.in_place || old == Some(new);
+        if wanted.accept_loss && in_place {
+            return Err(impossible(
+                "the new version went on with the same checkpoint: there is no old one to go back to",
+            ));
+        }
         if wanted.accept_loss || old.is_none() {
             return Ok(Transfer::Own);
         }
-        if self.in_place || old == Some(new) {
+        if in_place {
             return Ok(Transfer::InPlace);
         }
         if !self.slots.contains_key(&new) {

@@ -500,13 +500,22 @@ impl Attendance {
 
     async fn wanted_back(&self) -> Result<Result<Wanted, String>, RolloutError> {
         let last = load_last_rolled_out(&self.plan.control, &self.plan.job).await?;
-        Ok(last
-            .map(|last| Wanted {
-                version: last.old_version,
-                direction: Direction::Back,
-                ..Wanted::default()
-            })
-            .ok_or_else(|| "it was never rolled out: there is nothing to go back to".to_owned()))
+        let Some(last) = last else {
+            return Ok(Err(
+                "it was never rolled out: there is nothing to go back to".to_owned(),
+            ));
+        };
+        if last.old.is_none() {
+            let first = last.rollout_id;
+            return Ok(Err(format!(
+                "rollout {first} was the first one: there is nothing to go back to"
+            )));
+        }
+        Ok(Ok(Wanted {
+            version: last.old_version,
+            direction: Direction::Back,
+            ..Wanted::default()
+        }))
     }
 
     async fn refuse(&self, request: &Request, why: &str) -> Result<(), RolloutError> {

@@ -92,6 +92,10 @@ pub(super) fn preparing(case: Case<'_>) -> Decision {
         Strategy::HandOver if record.transfer != Transfer::Copy => {
             enter(State::Starting, "the checkpoint changes hands as it is")
         }
+        Strategy::Parallel if !record.transfer.copies() => enter(
+            State::Starting,
+            "the new job goes on with its own checkpoint",
+        ),
         Strategy::HandOver => match seen.copy {
             Copying::InSync | Copying::Published => enter(State::Starting, "the copy is in sync"),
             Copying::Idle => act(Act::Sync, "the copy is kept in sync from now on"),

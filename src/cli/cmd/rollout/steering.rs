@@ -135,6 +135,13 @@ pub(super) async fn rollback(
         );
         return Err(Failure::new(Exit::NotFound, message));
     };
+    if last.old.is_none() {
+        let message = format!(
+            "rollout {} was the first one of {}: there is nothing to go back to",
+            last.rollout_id, args.job
+        );
+        return Err(Failure::new(Exit::NotFound, message));
+    }
     let wanted = Wanted {
         strategy: None,
         version: last.old_version.clone(),
