@@ -61,6 +61,9 @@ mod rollout_hooks;
 mod rollout_operators;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
+mod rollout_queries;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
 mod rollout_rollback;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
