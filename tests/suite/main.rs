@@ -67,6 +67,9 @@ mod rollout_queries;
 mod rollout_rollback;
 #[cfg(test)]
 #[cfg(feature = "crash-points")]
+mod rollout_shown;
+#[cfg(test)]
+#[cfg(feature = "crash-points")]
 mod rollout_watch;
 #[cfg(test)]
 mod rollouts;
