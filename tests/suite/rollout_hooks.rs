@@ -59,7 +59,7 @@ pub(crate) fn noted(stage: &Stage) -> Vec<Noted> {
     let mut all: Vec<Noted> = entries
         .filter_map(|entry| {
             let path = entry.unwrap().path();
-            path.to_str()?.ends_with(".noted").then_some(path)
+            (path.extension()? == "noted").then_some(path)
         })
         .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
@@ -201,8 +201,8 @@ fn hooks_that_fail_or_hang_do_no_harm() {
             let pids = fs::read_to_string(pids).unwrap();
             assert_eq!(pids.lines().count(), 3, "start, stopped, success");
             for pid in pids.lines() {
-                let state = fs::read_to_string(format!("/proc/{pid}/cmdline"));
-                let left = state.unwrap_or_default().starts_with("sleep");
+                let words = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+                let left = words.unwrap_or_default().starts_with("sleep");
                 assert!(!left, "the hook {pid} still runs");
             }
         }

@@ -113,10 +113,7 @@ fn a_rollout_is_followed_to_its_end() {
     );
     assert_eq!(states.first(), Some(&"held"));
     assert_eq!(states.last(), Some(&"rolled-out"));
-    let gap = lines
-        .iter()
-        .filter(|line| line.starts_with("  gap: "))
-        .last();
+    let gap = lines.iter().rfind(|line| line.starts_with("  gap: "));
     assert!(gap.unwrap().ends_with(" s"), "{lines:#?}");
     stage.check_exactly_once();
 }
@@ -171,13 +168,13 @@ fn steps(stage: &Stage, more: &[&str]) -> (Vec<(String, String)>, Vec<String>) {
     let said = text(&output);
     let mut from = 0;
     for step in steps {
-        let (state, does) = (word(&step["state"]), word(&step["does"]));
+        let (name, does) = (word(&step["state"]), word(&step["does"]));
         let found = said[from..]
             .find(&does)
             .unwrap_or_else(|| panic!("{does}: {said}"));
         from += found;
         let line = said[..from].rsplit('\n').next().unwrap();
-        assert!(line.starts_with(&state), "{state}: {said}");
+        assert!(line.starts_with(&name), "{name}: {said}");
     }
     let pairs = steps
         .iter()
