@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::decide::{Decision, Next, Policy, decide};
 use super::journal::{Journal, JournalError};
-use super::observation::{Asked, Seen};
+use super::observation::{Asked, Known, Seen};
 use super::record::Record;
 use super::request::{Request, Verb, drop_request, list_requests, refuse_request};
 use super::state::{Act, Outcome, State};
@@ -307,7 +307,7 @@ impl<'h> Engine<'h> {
             Next::AdoptNew(_) | Next::AdoptOld(_) | Next::AdoptAgain(_)
         );
         if !adopts {
-            seen.asked = self.take_requests().await?;
+            seen.asked = self.take_requests(seen.own_commit).await?;
         }
         let decision = decide(&self.record, &seen, &self.policy, now);
         tracing::debug!(state = %self.record.state, ?seen, ?decision, "decided");
@@ -453,7 +453,8 @@ impl<'h> Engine<'h> {
     }
 
     /// Takes what operators ask for into the record; what only counts in this moment is returned.
-    async fn take_requests(&mut self) -> Result<Asked, StepError> {
+    /// What is asked for now; of y it matters whether it has committed a batch of its own.
+    async fn take_requests(&mut self, own_commit: Known) -> Result<Asked, StepError> {
         let mut asked = Asked::default();
         let requests = match list_requests(&self.control, &self.record.job).await {
             Ok(requests) => requests,
@@ -472,7 +473,7 @@ impl<'h> Engine<'h> {
             let is_ours = request
                 .rollout_id
                 .is_none_or(|id| id == self.record.rollout_id);
-            if !is_ours || !self.take_request(&request, &mut asked) {
+            if !is_ours || !self.take_request(&request, own_commit, &mut asked) {
                 let why = if is_ours {
                     format!(
                         "rollout {} is at {}: this cannot be done now",
@@ -492,11 +493,13 @@ impl<'h> Engine<'h> {
         Ok(asked)
     }
 
-    fn take_request(&mut self, request: &Request, asked: &mut Asked) -> bool {
+    fn take_request(&mut self, request: &Request, own_commit: Known, asked: &mut Asked) -> bool {
         let state = self.record.state;
         let record = &mut self.record;
         match (request.verb, state) {
             (Verb::Promote, State::NeedsHuman) => asked.promote = true,
+            // Its last checks say no.
+            (Verb::Promote, State::Proving) if own_commit == Known::Yes => asked.promote = true,
             (Verb::Abort, State::NeedsHuman) => asked.abort = true,
             (Verb::Promote, state) if state.is_before_stop() => {
                 record.promoted = true;

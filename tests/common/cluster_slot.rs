@@ -10,7 +10,7 @@ use super::hadoop::cache_dir;
 use super::wait::wait_until;
 
 /// Private clusters that may run at the same time, beside the shared one of each test binary.
-const PRIVATE_CLUSTERS: usize = 3;
+const PRIVATE_CLUSTERS: usize = 2;
 /// Longer than any single test holds a cluster.
 const WAIT: Duration = Duration::from_mins(15);
 
@@ -21,7 +21,7 @@ pub struct ClusterSlot {
 }
 
 impl ClusterSlot {
-    /// Waits until fewer than three private clusters run.
+    /// Waits until fewer than two private clusters run.
     ///
     /// A test that needs several clusters at once takes one slot for all of them
     /// (`HdfsBuilder::within_slot_of`): two tests that each hold one and wait for another would stop.

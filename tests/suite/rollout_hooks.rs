@@ -249,6 +249,28 @@ fn a_last_check_that_says_no_is_an_alarm_and_no_way_back() {
 }
 
 #[test]
+fn a_job_that_fails_its_last_check_can_be_accepted() {
+    let mut stage = stage("hand-over");
+    stage.extra = "post-gate = [\"sh\", \"-c\", \"exit 3\"]\n".to_owned() + &stage.extra;
+    stage.configure();
+    let mut driving = stage.spawn(&["rollout", "start", "clicks", "--version", "2"]);
+    let is_called = || {
+        noted(&stage)
+            .iter()
+            .any(|note| note.hook == "on-needs-human")
+    };
+    wait_until("somebody to be called", is_called);
+    assert_ok(&stage.stepdown(&["rollout", "promote", "clicks"]));
+    assert!(driving.wait().unwrap().success(), "{}", stage.log());
+    let record = stage.record();
+    assert_eq!(record["outcome"], "rolled-out", "{record:#}");
+    let reason = record["reason"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("an operator accepted"), "{reason}");
+    assert_eq!(stage.running(), set(&["green"]));
+    stage.check_exactly_once();
+}
+
+#[test]
 fn a_last_check_is_tried_until_it_passes() {
     let mut stage = stage("hand-over");
     let tries = stage.path("tries").display().to_string();

@@ -189,11 +189,26 @@ gate-commits = 2
             .to_owned()
     }
 
+    /// The state that the newest entry on disk has; nothing before there is one. Asked often, so without a
+    /// process.
     pub(crate) fn state(&self) -> String {
-        let output = self.stepdown(&["--json", "rollout", "status", "clicks"]);
-        serde_json::from_slice::<Value>(&output.stdout)
-            .ok()
-            .and_then(|report| Some(report["record"]["state"].as_str()?.to_owned()))
+        let newest_of = |dir: PathBuf| {
+            let entries = fs::read_dir(dir).ok()?;
+            let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            let number = |path: &PathBuf| {
+                let name = path.file_stem()?.to_str()?;
+                name.trim_start_matches("r-").parse::<u64>().ok()
+            };
+            paths
+                .filter_map(|path| Some((number(&path)?, path)))
+                .max()
+                .map(|(_, path)| path)
+        };
+        newest_of(self.path("c/state/clicks/rollouts"))
+            .and_then(newest_of)
+            .and_then(|entry| fs::read(entry).ok())
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+            .and_then(|record| Some(record["state"].as_str()?.to_owned()))
             .unwrap_or_default()
     }
 

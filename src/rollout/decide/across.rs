@@ -282,25 +282,28 @@ pub(super) fn proving(case: Case<'_>) -> Decision {
     }
     let late = case.is_late(policy.deadlines.prove);
     let why = match (seen.own_commit, seen.post_gate) {
-        (Known::Yes, Gate::Passed) if record.then.is_empty() => {
-            return Decision::new(
-                Next::End(Outcome::RolledOut),
-                "the new job committed a batch of its own",
-            );
-        }
-        (Known::Yes, Gate::Passed) => {
-            return Decision::new(
-                Next::NextLeg,
-                "this slot is exchanged; the next one follows",
-            );
+        (Known::Yes, gate) if gate == Gate::Passed || seen.asked.promote => {
+            if !record.then.is_empty() {
+                return Decision::new(
+                    Next::NextLeg,
+                    "this slot is exchanged; the next one follows",
+                );
+            }
+            let why = if gate == Gate::Passed {
+                "the new job committed a batch of its own"
+            } else {
+                "an operator accepted the new job, whatever its last checks say"
+            };
+            return Decision::new(Next::End(Outcome::RolledOut), why);
         }
         (Known::Yes, Gate::Failed) => {
             return Decision::alarmed(
                 Next::Wait,
-                "the new job does not pass its last checks: forward only, or `rollback`",
+                "the new job does not pass its last checks: `promote` accepts it, and `rollback` after that \
+                 goes back",
             );
         }
-        (Known::Yes, Gate::Pending) => "the new job is checked",
+        (Known::Yes, _) => "the new job is checked",
         (Known::No, _) => "the new job has not committed a batch of its own yet",
         (Known::Unknown, _) => "it cannot be told whether the new job committed",
     };

@@ -72,7 +72,9 @@ fn refuse_in_vain(record: &Record, verb: Verb) -> Result<()> {
         Verb::Abort if matches!(state, State::Aborting | State::RecoverOld) => {
             "it goes back already"
         }
-        Verb::Promote if !state.is_before_stop() && state != State::NeedsHuman => {
+        Verb::Promote
+            if !state.is_before_stop() && !matches!(state, State::NeedsHuman | State::Proving) =>
+        {
             "the old job was asked to stop already"
         }
         Verb::Hold if !state.is_before_stop() => "the old job was asked to stop already",
