@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use stepdown::checkpoint::target::At;
 use stepdown::model::BatchId;
 
@@ -109,10 +109,9 @@ fn a_rewound_copy_continues_right_with_other_data_with_spark_4() -> Result<()> {
     )
 }
 
-/// Shows that the tests above would see the corruption that they are about.
-#[test]
-fn logs_cut_by_hand_corrupt_a_query_and_the_sums_tell() -> Result<()> {
-    let lab = Lab::new("by-hand", SparkVersion::V3_5)?;
+/// Cuts the logs of a copy by hand and goes on; what is wrong with its sums then, if anything is.
+fn cut_by_hand(name: &str) -> Result<Option<anyhow::Error>> {
+    let lab = Lab::new(name, SparkVersion::V3_5)?;
     let queries = run_originals(&lab, &[("aggregation", "changelog")])?;
     let query = queries.first().context("no query")?;
     let to_batch = DONE - 2 - UNDONE;
@@ -135,7 +134,18 @@ fn logs_cut_by_hand_corrupt_a_query_and_the_sums_tell() -> Result<()> {
     lab.spark.stop(&cut)?;
     let feed = Feed::steady(100, 1).then(to_batch + 1, ROWS, SCALE);
     let checked = check(&cut, &feed, to_batch + 1);
-    ensure!(checked.is_err(), "the sums are right");
-    println!("by hand: {:#}", checked.err().context("no error")?);
-    Ok(())
+    Ok(checked.err())
+}
+
+/// Shows that the tests above would see the corruption that they are about. It comes where Spark happens to read
+/// the state that was left behind, which is not each time.
+#[test]
+fn logs_cut_by_hand_corrupt_a_query_and_the_sums_tell() -> Result<()> {
+    for attempt in 0..5 {
+        if let Some(wrong) = cut_by_hand(&format!("by-hand-{attempt}"))? {
+            println!("by hand, attempt {attempt}: {wrong:#}");
+            return Ok(());
+        }
+    }
+    bail!("the sums are right each time")
 }
