@@ -67,6 +67,7 @@ final class DriverKit implements DriverPlugin {
     private boolean isBeingEnded;
 
     private volatile Phase phase = Phase.STARTING;
+    private final Object phaseLock = new Object();
     private volatile String drainReason;
 
     static DriverKit current() {
@@ -342,7 +343,9 @@ final class DriverKit implements DriverPlugin {
             removeOwnMarker();
         }
         current = null;
-        phase = Phase.ENDED;
+        synchronized (phaseLock) {
+            phase = Phase.ENDED;
+        }
         writeStatusNow();
     }
 
@@ -397,7 +400,13 @@ final class DriverKit implements DriverPlugin {
     }
 
     private void enter(Phase next) {
-        phase = next;
+        synchronized (phaseLock) {
+            // The end is the last word: the thread of the drain may come after it.
+            if (phase == Phase.ENDED) {
+                return;
+            }
+            phase = next;
+        }
         writeStatus();
     }
 
