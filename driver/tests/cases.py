@@ -739,10 +739,10 @@ def an_application_in_java(home):
         check(job.last_committed() == batch, "another batch than the running one was the last")
 
 
-def on_a_standalone_cluster(home, kind, deploy_mode):
+def on_a_standalone_cluster(home, kind, args, deploy_mode):
     """Its marker goes: the Master says so, and the receipt says clean."""
     with Standalone(home) as cluster:
-        with kind(home, args=["--batch-seconds", 2][kind is JavaJob:], conf=cluster.settings(deploy_mode)) as job:
+        with kind(home, args=args, conf=cluster.settings(deploy_mode)) as job:
             stepdown("init", job.control)
             config = job.write_config()
             batch = job.await_batch()
@@ -760,13 +760,13 @@ def on_a_standalone_cluster(home, kind, deploy_mode):
 
 @case
 def on_a_standalone_cluster_in_client_mode(home):
-    on_a_standalone_cluster(home, Job, "client")
+    on_a_standalone_cluster(home, Job, ["--batch-seconds", 2], "client")
 
 
 @case
 def on_a_standalone_cluster_in_cluster_mode(home):
     """Python has no such mode; the driver runs on a worker, with the environment of that."""
-    status, application, master = on_a_standalone_cluster(home, JavaJob, "cluster")
+    status, application, master = on_a_standalone_cluster(home, JavaJob, [2], "cluster")
     named = {"kind": "named", "name": f"{application['id']}/1"}
     check(status["attempt"] == named, f"attempt {status['attempt']}")
     (driver,) = master["completeddrivers"]

@@ -453,7 +453,7 @@ impl<'h> Engine<'h> {
     }
 
     /// Takes what operators ask for into the record; what only counts in this moment is returned.
-    /// What is asked for now; of y it matters whether it has committed a batch of its own.
+    /// Whether y has committed a batch of its own says what can be met.
     async fn take_requests(&mut self, own_commit: Known) -> Result<Asked, StepError> {
         let mut asked = Asked::default();
         let requests = match list_requests(&self.control, &self.record.job).await {

@@ -119,12 +119,7 @@ pub async fn load_newest(
     control: &ControlDir,
     job: &JobName,
 ) -> Result<Option<Record>, DocumentError> {
-    for id in list_rollouts(control, job).await?.into_iter().rev() {
-        if let Some(record) = load_rollout(control, job, id).await? {
-            return Ok(Some(record));
-        }
-    }
-    Ok(None)
+    load_last_where(control, job, |_| true).await
 }
 
 /// The last rollout of a job that came to its goal.
@@ -135,14 +130,10 @@ pub async fn load_last_rolled_out(
     control: &ControlDir,
     job: &JobName,
 ) -> Result<Option<Record>, DocumentError> {
-    for id in list_rollouts(control, job).await?.into_iter().rev() {
-        if let Some(record) = load_rollout(control, job, id).await?
-            && record.outcome == Some(Outcome::RolledOut)
-        {
-            return Ok(Some(record));
-        }
-    }
-    Ok(None)
+    load_last_where(control, job, |record| {
+        record.outcome == Some(Outcome::RolledOut)
+    })
+    .await
 }
 
 /// The last rollout of a job that was to bring a version, whatever came of it: not one that went back, nor one
@@ -154,10 +145,21 @@ pub async fn load_last_tried(
     control: &ControlDir,
     job: &JobName,
 ) -> Result<Option<Record>, DocumentError> {
+    load_last_where(control, job, |record| {
+        record.direction == Direction::Forward && record.outcome != Some(Outcome::Refused)
+    })
+    .await
+}
+
+/// The newest record of which `is_meant` is true.
+async fn load_last_where(
+    control: &ControlDir,
+    job: &JobName,
+    is_meant: impl Fn(&Record) -> bool,
+) -> Result<Option<Record>, DocumentError> {
     for id in list_rollouts(control, job).await?.into_iter().rev() {
         if let Some(record) = load_rollout(control, job, id).await?
-            && record.direction == Direction::Forward
-            && record.outcome != Some(Outcome::Refused)
+            && is_meant(&record)
         {
             return Ok(Some(record));
         }
