@@ -67,7 +67,6 @@ final class DriverKit implements DriverPlugin {
     private boolean isBeingEnded;
 
     private volatile Phase phase = Phase.STARTING;
-    private final Object phaseLock = new Object();
     private volatile String drainReason;
 
     static DriverKit current() {
@@ -266,8 +265,8 @@ final class DriverKit implements DriverPlugin {
         boolean isDone = drain.step() & isDStreamsDone();
         if (isDone && phase != Phase.DRAINED) {
             LOG.warn("drained; the application ends when its main returns");
-            enter(Phase.DRAINED);
-            writeStatusNow();
+            phase = Phase.DRAINED;
+            writeStatusNow(Phase.DRAINED);
             drained.countDown();
         } else if (!isDone && phase == Phase.DRAINED) {
             enter(Phase.DRAINING);
@@ -343,10 +342,7 @@ final class DriverKit implements DriverPlugin {
             removeOwnMarker();
         }
         current = null;
-        synchronized (phaseLock) {
-            phase = Phase.ENDED;
-        }
-        writeStatusNow();
+        writeStatusNow(Phase.ENDED);
     }
 
     private void createMarker() {
@@ -400,13 +396,7 @@ final class DriverKit implements DriverPlugin {
     }
 
     private void enter(Phase next) {
-        synchronized (phaseLock) {
-            // The end is the last word: the thread of the drain may come after it.
-            if (phase == Phase.ENDED) {
-                return;
-            }
-            phase = next;
-        }
+        phase = next;
         writeStatus();
     }
 
@@ -416,9 +406,9 @@ final class DriverKit implements DriverPlugin {
         }
     }
 
-    private void writeStatusNow() {
+    private void writeStatusNow(Phase last) {
         if (status != null) {
-            status.writeNow(phase, queries(), this::describe);
+            status.writeNow(last, queries(), this::describe);
         }
     }
 

@@ -73,6 +73,9 @@ final class Status {
      * @param changing what differs from write to write
      */
     synchronized void write(Phase phase, List<Query> active, Consumer<ObjectNode> changing) {
+        if (isOver(phase)) {
+            return;
+        }
         long age = System.nanoTime() - writtenAtNanos;
         if (phase == written && age < settings.statusIntervalMs * 1_000_000L) {
             return;
@@ -86,6 +89,9 @@ final class Status {
 
     /** Writes the last phases, which must be there before the process ends. */
     synchronized void writeNow(Phase phase, List<Query> active, Consumer<ObjectNode> changing) {
+        if (isOver(phase)) {
+            return;
+        }
         ObjectNode message = message(phase, changing);
         deadline.settle();
         written = phase;
@@ -95,6 +101,11 @@ final class Status {
         } catch (IOException error) {
             complain(error);
         }
+    }
+
+    /** The end is the last word: the thread of the drain may come with a phase of before. */
+    private boolean isOver(Phase next) {
+        return written == Phase.ENDED && next != Phase.ENDED;
     }
 
     private ObjectNode message(Phase phase, Consumer<ObjectNode> changing) {
