@@ -555,13 +555,14 @@ fn stop_with_a_loss(hdfs: &Hdfs, call: &str, passing: usize, lost: Lost) -> Resu
     assert_eq!(remote.receipts("clicks")?.len(), 1);
     assert_eq!(remote.hooks().len(), 1, "{:?}", remote.hooks());
     let steps = remote.steps("clicks")?;
-    for step in ["latched.json", "requesting.json", "requested.json"] {
-        let count = steps
-            .iter()
-            .filter(|name| name.ends_with(&format!(".{step}")))
-            .count();
-        assert_eq!(count, 1, "{step} of {steps:?}");
-    }
+    let count_of = |step: &str| {
+        let ending = format!(".{step}.json");
+        steps.iter().filter(|name| name.ends_with(&ending)).count()
+    };
+    assert_eq!(count_of("latched"), 1, "{steps:?}");
+    assert_eq!(count_of("requesting"), 1, "{steps:?}");
+    // Left out where the job has ended before it could be written: the receipt follows at once.
+    assert!(count_of("requested") <= 1, "{steps:?}");
     Ok(happened)
 }
 
