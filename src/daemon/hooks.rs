@@ -1,6 +1,5 @@
 //! Hooks: the operator's programs that are told what happened.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use crate::model::{JobName, Slot};
+use crate::process::program;
 use crate::stop::decide::Outcome;
 use crate::stop::proof::Verdict;
 use crate::stop::receipt::Receipt;
@@ -94,17 +94,12 @@ impl Hooks {
         argv.as_ref().map(|argv| (name, argv))
     }
 
-    fn command(&self, name: &str, argv: &[String], event: HookEvent<'_>) -> Option<Command> {
-        let (program, arguments) = argv.split_first()?;
-        let mut command = Command::new(program);
+    fn command(&self, name: &str, argv: &[String], event: HookEvent<'_>) -> Command {
+        let mut command = program::command(argv);
         command
-            .args(arguments)
             .env("STEPDOWN_HOOK", name)
             .env("STEPDOWN_JOB", self.job.as_str())
-            .env("STEPDOWN_SLOT", self.slot.as_str())
-            .stdin(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true);
+            .env("STEPDOWN_SLOT", self.slot.as_str());
         match event {
             HookEvent::Receipt { receipt, uri } => {
                 command
@@ -120,7 +115,7 @@ impl Hooks {
                     .env("STEPDOWN_ALARM_TEXT", text);
             }
         }
-        Some(command)
+        command
     }
 
     /// Runs the hook of `event`, if there is one, and waits for its end, at most for its time-out.
@@ -129,9 +124,7 @@ impl Hooks {
         let Some((name, argv)) = self.select(event) else {
             return;
         };
-        let Some(command) = self.command(name, argv, event) else {
-            return;
-        };
+        let command = self.command(name, argv, event);
         finish(name, command, self.programs.timeout).await;
     }
 
@@ -140,9 +133,7 @@ impl Hooks {
         let Some((name, argv)) = self.select(event) else {
             return;
         };
-        let Some(command) = self.command(name, argv, event) else {
-            return;
-        };
+        let command = self.command(name, argv, event);
         tokio::spawn(finish(name, command, self.programs.timeout));
     }
 }
@@ -155,13 +146,12 @@ fn copies(receipt: &Receipt) -> String {
 }
 
 /// Runs a hook to its end, at most for `timeout`; what goes wrong is logged.
-pub(super) async fn finish(name: &'static str, mut command: Command, timeout: Duration) {
+pub(super) async fn finish(name: &'static str, command: Command, timeout: Duration) {
     // Never closed, so there is always a permit in the end.
     let _permit = AT_ONCE.acquire().await;
-    match tokio::time::timeout(timeout, command.status()).await {
-        Ok(Ok(status)) if status.success() => tracing::info!(hook = name, "the hook ran"),
-        Ok(Ok(status)) => tracing::error!(hook = name, "the hook failed: {status}"),
-        Ok(Err(error)) => tracing::error!(hook = name, "the hook cannot be run: {error}"),
-        Err(_) => tracing::error!(hook = name, "the hook did not end in time and was killed"),
+    match program::run(command, timeout).await {
+        Ok(status) if status.success() => tracing::info!(hook = name, "the hook ran"),
+        Ok(status) => tracing::error!(hook = name, "the hook failed: {status}"),
+        Err(error) => tracing::error!(hook = name, "the hook {error}"),
     }
 }

@@ -9,6 +9,7 @@
 //! - [`child`]: the end of a process started here; [`mod@adopt`]: of one that somebody else started
 //! - [`terminal`]: the terminal, lent to the child as a shell lends it to a job
 //! - [`forward`]: what the signals mean that a supervisor receives
+//! - [`program`]: programs of the operator, which end in time
 //! - [`restart`]: whether a job that ended is started again
 //! - [`exit`]: how a process ended
 //!
@@ -23,6 +24,7 @@ pub mod group;
 pub mod heap;
 pub mod identity;
 pub mod pid_file;
+pub mod program;
 pub mod restart;
 pub mod signal;
 pub mod spawn;
@@ -38,6 +40,7 @@ pub use identity::{
     EndsWith, Host, IdentityError, ProcessState, identify, is_elsewhere, observe, this_host,
 };
 pub use pid_file::{PidFileError, read_pid_file};
+pub use program::{Program, ProgramError};
 pub use signal::{Delivery, Signal, SignalError, SignalTarget, send};
 pub use spawn::{Gated, SpawnError, SpawnOptions, spawn_gated};
 pub use terminal::Terminal;

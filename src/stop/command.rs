@@ -16,10 +16,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
 
 use super::{Backend, BackendError, Exit, Freshness, Observation, StopOrder, Way};
 use crate::model::{AttemptId, JobName, Slot};
+use crate::process::{Program, program};
 use crate::storage::StorageUri;
 
 /// Output beyond this is not read.
@@ -86,26 +86,23 @@ impl CommandBackend {
             backend: "command",
             why,
         };
-        let Some((program, arguments)) = argv.split_first() else {
+        let Some(name) = argv.first() else {
             return Err(failed("no program is configured".to_owned()));
         };
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut command = program::command(argv);
+        command
             .env("STEPDOWN_JOB", self.job.as_str())
             .env("STEPDOWN_SLOT", self.slot.as_str())
             .env("STEPDOWN_MARKER", self.marker.to_string())
             .envs(env.iter().map(|(key, value)| (key, value)))
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| failed(format!("{program} cannot be run: {error}")))?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+            .stderr(Stdio::piped());
+        let mut program = Program::start(&mut command)
+            .map_err(|error| failed(format!("{name} cannot be run: {error}")))?;
+        let (stdout, stderr) = program.take_output();
         let run = async {
             let (stdout, stderr) = tokio::join!(read_limited(stdout), read_limited(stderr));
-            let status = child.wait().await;
+            let status = program.wait().await;
             (status, stdout, stderr)
         };
         match tokio::time::timeout(self.options.timeout, run).await {
@@ -114,9 +111,9 @@ impl CommandBackend {
                 stdout,
                 stderr,
             }),
-            Ok((Err(error), ..)) => Err(failed(format!("{program} was lost: {error}"))),
+            Ok((Err(error), ..)) => Err(failed(format!("{name} was lost: {error}"))),
             Err(_) => Err(failed(format!(
-                "{program} did not end within {} s and was killed",
+                "{name} did not end within {} s and was killed",
                 self.options.timeout.as_secs_f64()
             ))),
         }

@@ -1,15 +1,14 @@
 //! The checks of a new job: batches that it must have committed, measures of how it does, and a program of
 //! the operator.
 
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::measure::Measure;
+use crate::process::program;
 use crate::rollout::observation::Gate;
 
 /// What is checked.
@@ -107,25 +106,15 @@ async fn check(measure: Option<&Measure>, options: &GateOptions, env: &[(String,
 
 /// The exit code of one try; `None` if it has none.
 async fn try_once(argv: &[String], timeout: Duration, env: &[(String, String)]) -> Option<i32> {
-    let (program, arguments) = argv.split_first()?;
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .envs(env.iter().cloned())
-        .stdin(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
-    match tokio::time::timeout(timeout, command.status()).await {
-        Ok(Ok(status)) => {
+    let mut command = program::command(argv);
+    command.envs(env.iter().cloned());
+    match program::run(command, timeout).await {
+        Ok(status) => {
             tracing::debug!(%status, "the check ran");
             status.code()
         }
-        Ok(Err(error)) => {
-            tracing::warn!("the check cannot be run: {error}");
-            None
-        }
-        Err(_) => {
-            tracing::warn!("the check did not end in time and was killed");
+        Err(error) => {
+            tracing::warn!("the check {error}");
             None
         }
     }

@@ -1,6 +1,5 @@
 //! The hooks of rollouts.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -8,6 +7,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::daemon::hooks::finish;
+use crate::process::program;
 use crate::rollout::record::Record;
 use crate::rollout::state::{Outcome, State};
 
@@ -74,11 +74,8 @@ impl RolloutHookPrograms {
 }
 
 fn command(name: &str, argv: &[String], record: &Record, why: &str) -> Command {
-    let program = argv.first().map_or("", String::as_str);
-    let arguments = argv.get(1..).unwrap_or_default();
-    let mut command = Command::new(program);
+    let mut command = program::command(argv);
     command
-        .args(arguments)
         .env("STEPDOWN_HOOK", name)
         .env("STEPDOWN_JOB", record.job.as_str())
         .env("STEPDOWN_ROLLOUT_ID", record.rollout_id.to_string())
@@ -96,9 +93,6 @@ fn command(name: &str, argv: &[String], record: &Record, why: &str) -> Command {
         .env(
             "STEPDOWN_ROLLOUT_OUTCOME",
             record.outcome.map_or("", Outcome::as_str),
-        )
-        .stdin(Stdio::null())
-        .process_group(0)
-        .kill_on_drop(true);
+        );
     command
 }
