@@ -67,7 +67,12 @@ impl RolloutHands {
         seen.peer = self.look_at_peer(record).await;
         (seen.own_plan, seen.own_commit) = self.look_at_new_batches(record).await;
         seen.copy = self.copies.look();
-        if seen.copy == Copying::Idle && record.transfer.copies() && self.base.is_some() {
+        // In `stopped` it is for the copyist to say whether that may still be handed over.
+        if seen.copy == Copying::Idle
+            && record.state != State::Stopped
+            && record.transfer.copies()
+            && self.base.is_some()
+        {
             // An earlier process has published it.
             seen.copy = Copying::Published;
         }
