@@ -1,7 +1,7 @@
 //! Rollouts whose NameNode does not answer for a while, in every state, with the job without Spark.
 //!
-//! stepdown is halted where it has entered the state, the NameNode is suspended, stepdown goes on: so each
-//! state is met for sure.
+//! stepdown is halted where it has entered the state, the NameNode is suspended or killed, stepdown goes on:
+//! so each state is met for sure.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::clicks::{Times, other};
 use super::scripted::{FAILS_IN, ROLLOUT, SOON, Stage};
 use super::soak::{add_row, machine};
+use crate::common::node::NameNode;
 use crate::common::{Hdfs, wait_until};
 
 /// A way to a state, and what is promised when the NameNode is silent there.
@@ -23,6 +24,34 @@ struct Case {
     extra: &'static str,
     fails: bool,
     outcome: &'static str,
+}
+
+/// What becomes of the NameNode, which comes back in the end.
+#[derive(Debug, Clone, Copy)]
+enum Outage {
+    /// Connections stay open and nothing answers.
+    Silent,
+    /// Connections are refused, and it is in safe mode as it comes back.
+    Down,
+}
+
+impl Outage {
+    fn begin(self, namenode: &NameNode) -> Result<()> {
+        match self {
+            Self::Silent => namenode.suspend(),
+            Self::Down => namenode.kill(),
+        }
+    }
+
+    fn end(self, hdfs: &Hdfs) -> Result<()> {
+        match self {
+            Self::Silent => hdfs.namenode().resume(),
+            Self::Down => {
+                hdfs.namenode().start()?;
+                hdfs.await_ready()
+            }
+        }
+    }
 }
 
 const fn on_the_way(state: &'static str) -> Case {
@@ -60,8 +89,8 @@ fn stage() -> Result<Stage> {
 }
 
 impl Stage {
-    /// A rollout in which the NameNode says nothing for `outage` once the state is entered; its record.
-    fn survive(&self, case: Case, outage: Duration) -> Result<Value> {
+    /// A rollout with an outage of this length once the state is entered; its record.
+    fn survive(&self, case: Case, outage: Outage, length: Duration) -> Result<Value> {
         let before = self.clicks.record()?;
         let old = before["new"]
             .as_str()
@@ -79,18 +108,18 @@ impl Stage {
         let pid = driving.pid();
         let come = wait_until(SOON, &format!("{name} is halted"), || is_halted(pid));
         come.with_context(|| self.clicks.log(&name))?;
-        self.hdfs.namenode().suspend()?;
+        outage.begin(self.hdfs.namenode())?;
         driving.signal(Signal::CONT)?;
         let begun = Instant::now();
-        wait_until(outage * 2, "the outage is over", || {
-            begun.elapsed() >= outage
+        wait_until(length * 2, "the outage is over", || {
+            begun.elapsed() >= length
         })?;
         ensure!(
             driving.exit_status().is_none(),
             "it gave up: {}",
             self.clicks.log(&name)
         );
-        self.hdfs.namenode().resume()?;
+        outage.end(&self.hdfs)?;
         driving
             .await_end(ROLLOUT)
             .with_context(|| self.clicks.log(&name))?;
@@ -152,7 +181,7 @@ fn a_namenode_that_is_silent_in_the_middle_of_a_rollout_loses_nothing() -> Resul
     first_version_by_request(&stage)?;
     for case in CASES {
         if ["stopping", "cutover"].contains(&case.state) {
-            stage.survive(*case, Duration::from_secs(8))?;
+            stage.survive(*case, Outage::Silent, Duration::from_secs(8))?;
         }
     }
     Ok(())
@@ -162,23 +191,33 @@ fn a_namenode_that_is_silent_in_the_middle_of_a_rollout_loses_nothing() -> Resul
 #[test]
 #[ignore = "a long count: `make soak`"]
 fn soak_rollouts_namenode_silent_for_a_minute() -> Result<()> {
+    a_minute_in_every_state(Outage::Silent, "silent")
+}
+
+#[test]
+#[ignore = "a long count: `make soak`"]
+fn soak_rollouts_namenode_down_for_a_minute() -> Result<()> {
+    a_minute_in_every_state(Outage::Down, "killed")
+}
+
+fn a_minute_in_every_state(outage: Outage, word: &str) -> Result<()> {
     let stage = stage()?;
     stage.configure("hand-over", "")?;
     stage.roll_out("first")?;
     for case in CASES {
-        let outage = Duration::from_mins(1);
-        let record = stage.survive(*case, outage)?;
+        let length = Duration::from_mins(1);
+        let record = stage.survive(*case, outage, length)?;
         let gap = match Times::of(&record)?.gap() {
             Ok(gap) if case.outcome == "rolled-out" => format!("{gap:.1} s"),
             _ => String::new(),
         };
         let row = format!(
-            "| {} | {} | {} | {} | {} s | {} | {gap} | 0 |\n",
+            "| {} | {} | {} | {} | {word}, {} s | {} | {gap} | 0 |\n",
             jiff::Zoned::now().date(),
             machine(),
             case.strategy,
             case.state,
-            outage.as_secs(),
+            length.as_secs(),
             case.outcome,
         );
         print!("{row}");
