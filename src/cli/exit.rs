@@ -161,6 +161,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     match cause.downcast_ref::<RolloutError>() {
         Some(
             RolloutError::Held { .. }
+            | RolloutError::Overtaken { .. }
             | RolloutError::Journal(JournalError::Overtaken { .. })
             // They stand in no chain of their own: both errors around them show through.
             | RolloutError::Lease(LeaseError::Lost { .. })
@@ -281,6 +282,7 @@ fn wrapped<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'sta
             RolloutError::Engine(error) => Some(error),
             RolloutError::Journal(JournalError::Overtaken { .. })
             | RolloutError::Held { .. }
+            | RolloutError::Overtaken { .. }
             | RolloutError::Impossible { .. }
             | RolloutError::Unsure { .. } => None,
         };

@@ -163,6 +163,7 @@ pub struct Lease {
 #[derive(Debug, Default)]
 pub struct LeaseWatch {
     seen: Option<(Option<Generation>, Option<Timestamp>, Instant)>,
+    has_seen_a_beat: bool,
 }
 
 impl Lease {
@@ -301,10 +302,17 @@ impl LeaseWatch {
             {
                 since.elapsed() >= ttl
             }
-            _ => {
+            before => {
+                self.has_seen_a_beat |= before.is_some();
                 self.seen = Some((standing.highest, standing.beat, Instant::now()));
                 false
             }
         }
+    }
+
+    /// Whether somebody was seen to take the lease or to keep it since the first try: a holder that lives,
+    /// on whatever host.
+    pub fn has_seen_a_beat(&self) -> bool {
+        self.has_seen_a_beat
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::rollouts::{Stage, set, text, wait_until};
 
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", text(output)))
 }

@@ -226,15 +226,9 @@ impl Scenario {
 
 /// `rollout start`, ended by force after a while; `before` runs it.
 fn bounded(stage: &Stage, before: &[&str]) -> Command {
-    let mut command = Command::new("timeout");
-    command
-        .args(["-s", "KILL", &PATIENCE.as_secs().to_string()])
-        .args(before)
-        .arg(env!("CARGO_BIN_EXE_stepdown"))
-        .args(["rollout", "start", "clicks", "--version", "2"])
-        .env("STEPDOWN_CONFIG", stage.path("stepdown.toml"))
-        .env_remove("STEPDOWN_CONTROL");
-    command
+    let patience = PATIENCE.as_secs().to_string();
+    let bounded = [&["timeout", "-s", "KILL", &patience], before].concat();
+    stage.command_below(&bounded, &["rollout", "start", "clicks", "--version", "2"])
 }
 
 fn resume(stage: &Stage, other_host: bool) -> std::io::Result<Output> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::rollout_checks::json;
 use super::rollouts::{Stage, assert_ok, set, text, wait_until};
 
 /// `rollout status --follow` in a pipe.
@@ -116,6 +117,56 @@ fn a_rollout_is_followed_to_its_end() {
     let gap = lines.iter().rfind(|line| line.starts_with("  gap: "));
     assert!(gap.unwrap().ends_with(" s"), "{lines:#?}");
     stage.check_exactly_once();
+}
+
+#[test]
+fn a_checkpoint_of_an_earlier_rollout_is_not_taken_for_the_new_job_s() {
+    let stage = Stage::with("hand-over", "promote = \"manual\"");
+    assert_ok(&stage.roll_out(&["--version", "1"]));
+    let mut driving = stage.spawn(&["rollout", "start", "clicks", "--version", "2"]);
+    stage.await_state("held");
+    assert_ok(&stage.stepdown(&["rollout", "promote", "clicks"]));
+    assert!(driving.wait().unwrap().success(), "{}", stage.log());
+    // Back to blue, whose checkpoint of before stands where the copy will be.
+    let mut driving = stage.spawn(&["rollout", "start", "clicks", "--version", "3"]);
+    stage.await_state("held");
+    let shown = text(&stage.stepdown(&["rollout", "status", "clicks"]));
+    assert!(
+        shown.contains("clicks r-3 by hand-over: green to blue\n"),
+        "{shown}"
+    );
+    assert!(shown.contains(", blue -\n"), "{shown}");
+    let report = json(&stage.stepdown(&["--json", "rollout", "status", "clicks"]));
+    assert_eq!(
+        report["new"]["checkpoints"],
+        serde_json::json!([]),
+        "{report}"
+    );
+    assert_eq!(report["lag_batches"], Value::Null, "{report}");
+    assert_ok(&stage.stepdown(&["rollout", "abort", "clicks"]));
+    assert_eq!(driving.wait().unwrap().code(), Some(1), "{}", stage.log());
+
+    let shown = text(&stage.stepdown(&["rollout", "history", "clicks"]));
+    let lines: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines[0][..3], ["ROLLOUT", "STRATEGY", "SLOTS"], "{shown}");
+    let slots = "r-3 hand-over green to blue 3 aborted - -"
+        .split(' ')
+        .collect::<Vec<_>>();
+    assert_eq!(lines[1][..slots.len()], slots, "{shown}");
+    assert_eq!(
+        lines[3][..5],
+        ["r-1", "hand-over", "nothing", "to", "blue"],
+        "{shown}"
+    );
+    assert_eq!(
+        lines[4],
+        ["r-3:", "the", "old", "job", "runs", "on"],
+        "{shown}"
+    );
+    assert_eq!(lines.len(), 5, "{shown}");
 }
 
 #[test]

@@ -143,9 +143,15 @@ gate-commits = 2
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stepdown"));
+        self.command_below(&[], args)
+    }
+
+    /// stepdown, run by `before`.
+    pub(crate) fn command_below(&self, before: &[&str], args: &[&str]) -> Command {
+        let words: Vec<&str> = [before, &[env!("CARGO_BIN_EXE_stepdown")], args].concat();
+        let mut command = Command::new(words[0]);
         command
-            .args(args)
+            .args(&words[1..])
             .env("STEPDOWN_CONFIG", self.path("stepdown.toml"))
             .env_remove("STEPDOWN_CONTROL")
             .stdin(Stdio::null());

@@ -145,8 +145,21 @@ pub enum RolloutError {
         job: JobName,
         /// Who.
         holder: String,
-        /// Whether that is a process of this host that runs.
-        is_here: bool,
+        /// Whether it is known to live: a process of this host that runs, or one whose beat was seen.
+        is_alive: bool,
+    },
+    /// Another process has driven a rollout to its end while this one waited for the right to.
+    #[error(
+        "rollout {rollout_id} of {job} was driven by another process meanwhile and ended as {outcome}; once more, if \
+         another one is meant"
+    )]
+    Overtaken {
+        /// The job.
+        job: JobName,
+        /// That rollout.
+        rollout_id: RolloutId,
+        /// How it ended.
+        outcome: Outcome,
     },
     /// Both slots run, or none can take over.
     #[error("{why}")]
@@ -200,12 +213,13 @@ impl RolloutPlan {
             Acquired::Taken(lease) => Ok(Seat { lease }),
             Acquired::Held { owner, .. } => Err(RolloutError::Held {
                 job: self.job.clone(),
-                is_here: owner.as_ref().is_some_and(|owner| {
-                    matches!(
-                        observe(&owner.process, EndsWith::Process),
-                        ProcessState::Running { .. }
-                    )
-                }),
+                is_alive: watch.has_seen_a_beat()
+                    || owner.as_ref().is_some_and(|owner| {
+                        matches!(
+                            observe(&owner.process, EndsWith::Process),
+                            ProcessState::Running { .. }
+                        )
+                    }),
                 holder: owner.map_or_else(
                     || "another stepdown".to_owned(),
                     |owner| format!("process {}", owner.process),

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::text::{gap_text, row_of};
+use super::text::{gap_text, row_of, slots_text, why_of};
 use super::{HistoryArgs, StatusArgs};
 use crate::app::App;
 use crate::cli::Context;
@@ -18,7 +18,7 @@ use crate::rollout::decide::deadline_of;
 use crate::rollout::journal::{list_rollouts, load_newest, load_rollout};
 use crate::rollout::record::Record;
 use crate::rollout::request::{Refusal, Request, list_requests, load_refusals};
-use crate::rollout::state::State;
+use crate::rollout::state::{State, Transfer};
 use crate::stop::proof::{CheckpointProof, prove_once};
 
 /// One side of a rollout as it is now.
@@ -75,9 +75,23 @@ async fn side(plan: &RolloutPlan, slot: Option<Slot>) -> Option<SideReport> {
     })
 }
 
-fn batches(side: Option<&SideReport>) -> String {
-    let of_query =
-        |proof: &CheckpointProof| match (proof.last_planned_batch, proof.last_committed_batch) {
+/// Whether what stands at the place of the new job's checkpoint is of this rollout: before, it is that of an
+/// earlier one, if any.
+fn was_handed_over(record: &Record) -> bool {
+    let first = match record.transfer {
+        Transfer::Copy => State::Cutover,
+        Transfer::CopyNewId => State::Starting,
+        Transfer::InPlace | Transfer::Own => return true,
+    };
+    record.path.iter().any(|(state, _)| *state == first)
+}
+
+impl SideReport {
+    fn text(&self) -> String {
+        let of_query = |proof: &CheckpointProof| match (
+            proof.last_planned_batch,
+            proof.last_committed_batch,
+        ) {
             (None, _) => "-".to_owned(),
             (Some(planned), Some(committed)) if planned == committed => planned.to_string(),
             (Some(planned), committed) => format!(
@@ -85,17 +99,14 @@ fn batches(side: Option<&SideReport>) -> String {
                 committed.map_or_else(|| "none".to_owned(), |batch| batch.to_string())
             ),
         };
-    side.map_or_else(
-        || "-".to_owned(),
-        |side| {
-            let all: Vec<String> = side.checkpoints.iter().map(of_query).collect();
-            if all.is_empty() {
-                "-".to_owned()
-            } else {
-                all.join(", ")
-            }
-        },
-    )
+        let all: Vec<String> = self.checkpoints.iter().map(of_query).collect();
+        let all = if all.is_empty() {
+            "-".to_owned()
+        } else {
+            all.join(", ")
+        };
+        format!("{} {all}", self.slot)
+    }
 }
 
 fn request_text(name: &str) -> String {
@@ -125,28 +136,22 @@ impl Report for StatusReport {
             | State::Proving
             | State::Ended => Tone::Good,
         };
-        let slot = |slot: Option<Slot>| slot.map_or("nothing", Slot::as_str);
         let mut lines = vec![
             format!(
-                "{} {} by {}: {} to {}",
+                "{} {} by {}: {}",
                 record.job,
                 record.rollout_id,
                 record.strategy,
-                slot(record.old),
-                record.new
+                slots_text(record)
             ),
             format!("{}: {}", look.paint(tone, &what), record.reason),
         ];
         let behind = self
             .lag_batches
             .map_or_else(String::new, |lag| format!("; {lag} behind"));
-        lines.push(format!(
-            "batch: {} {}, {} {}{behind}",
-            slot(record.old),
-            batches(self.old.as_ref()),
-            record.new,
-            batches(self.new.as_ref())
-        ));
+        let sides = [&self.old, &self.new].into_iter().flatten();
+        let sides: Vec<String> = sides.map(SideReport::text).collect();
+        lines.push(format!("batch: {}{behind}", sides.join(", ")));
         match (record.gap.seconds(), self.gap_seconds) {
             (Some(seconds), _) => lines.push(format!("gap: {}", gap_text(seconds))),
             (None, Some(seconds)) => lines.push(format!("gap: {seconds:.0} s so far")),
@@ -182,8 +187,13 @@ async fn look(plan: &RolloutPlan, record: Record) -> StatusReport {
     let old = side(plan, record.old).await;
     let new = if record.is_same_slot() {
         None
-    } else {
+    } else if was_handed_over(&record) {
         side(plan, Some(record.new)).await
+    } else {
+        Some(SideReport {
+            slot: record.new,
+            checkpoints: Vec::new(),
+        })
     };
     let committed = |side: &Option<SideReport>| -> Option<Vec<Option<BatchId>>> {
         let side = side.as_ref()?;
@@ -312,17 +322,14 @@ impl Report for HistoryReport {
             .map(|record| row_of(record, now))
             .collect();
         let head = [
-            "ROLLOUT",
-            "STRATEGY",
-            "SLOTS",
-            "VERSION",
-            "RESULT",
-            "GAP",
-            "OLD STOPPED",
-            "BEGUN",
-            "WHY",
+            "ROLLOUT", "STRATEGY", "SLOTS", "VERSION", "RESULT", "GAP", "STOP", "BEGUN",
         ];
-        table(look, &head, &rows)
+        let mut text = table(look, &head, &rows);
+        for why in self.rollouts.iter().filter_map(why_of) {
+            text.push('\n');
+            text.push_str(&why);
+        }
+        text
     }
 }
 

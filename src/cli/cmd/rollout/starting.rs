@@ -17,7 +17,7 @@ use crate::cli::target::resolve_here;
 use crate::control::LeaseWatch;
 use crate::daemon::rollout::{RolloutError, RolloutPlan, Seat, Wanted};
 use crate::rollout::engine::Ending;
-use crate::rollout::journal::{Journal, load_last_rolled_out, load_last_tried};
+use crate::rollout::journal::{Journal, load_last_rolled_out, load_last_tried, load_newest};
 use crate::rollout::record::Record;
 use crate::rollout::state::Outcome;
 
@@ -73,11 +73,12 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
     let seat = match await_seat(&plan, app).await {
         Ok(seat) => seat,
         // From cron: the one that is at it goes on.
-        Err(RolloutError::Held { holder, .. }) if args.if_changed.is_some() => {
-            let said = format!("a rollout of {} is under way: {holder}", args.job);
+        Err(error @ (RolloutError::Held { .. } | RolloutError::Overtaken { .. }))
+            if args.if_changed.is_some() =>
+        {
             context.out.confirmation(&Said {
                 job: args.job.clone(),
-                said,
+                said: error.to_string(),
             })?;
             return Ok(Exit::Ok.into());
         }
@@ -112,19 +113,49 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Takes the seat. One that a process of this host holds is held, one that a dead one left is free; of
-/// another host's holder only its silence can tell, which is waited for.
+/// another host's holder only its beat or its silence can tell, which is waited for. What it has brought to
+/// an end meanwhile may be what this one was about to do.
 pub(super) async fn await_seat(
     plan: &RolloutPlan,
     app: &App,
 ) -> std::result::Result<Seat, RolloutError> {
     let until = Instant::now() + plan.lease_ttl + plan.lease_ttl / 2;
     let mut watch = LeaseWatch::default();
-    loop {
+    let before = load_newest(&plan.control, &plan.job).await?;
+    let mut has_waited = false;
+    let seat = loop {
         match try_seat(plan, app, &mut watch).await {
-            Err(RolloutError::Held { is_here: false, .. }) if Instant::now() < until => {
+            Err(RolloutError::Held {
+                is_alive: false, ..
+            }) if Instant::now() < until => {
+                has_waited = true;
                 tokio::time::sleep(LOOK).await;
             }
-            other => return other,
+            other => break other?,
+        }
+    };
+    if !has_waited {
+        return Ok(seat);
+    }
+    let is_new = |now: &Record| {
+        before
+            .as_ref()
+            .is_none_or(|before| (before.rollout_id, before.state) != (now.rollout_id, now.state))
+    };
+    let overtaken = match load_newest(&plan.control, &plan.job).await {
+        Ok(Some(now)) if is_new(&now) => now.outcome.map(|outcome| RolloutError::Overtaken {
+            job: plan.job.clone(),
+            rollout_id: now.rollout_id,
+            outcome,
+        }),
+        Ok(_) => None,
+        Err(error) => Some(error.into()),
+    };
+    match overtaken {
+        None => Ok(seat),
+        Some(error) => {
+            plan.leave(seat).await;
+            Err(error)
         }
     }
 }

@@ -214,16 +214,32 @@ pub(super) fn row_of(record: &Record, now: Timestamp) -> Vec<(String, Tone)> {
     vec![
         plain(record.rollout_id.to_string()),
         plain(record.strategy.to_string()),
-        plain(format!(
-            "{} to {}",
-            record.old.map_or("nothing", Slot::as_str),
-            record.new
-        )),
+        plain(slots_text(record)),
         plain(record.version.clone().unwrap_or_else(|| "-".to_owned())),
         (what, tone_of(record)),
         plain(gap),
         plain(record.proof.clone().unwrap_or_else(|| "-".to_owned())),
         plain(ago(record.begun_at, now)),
-        plain(record.reason.clone()),
     ]
+}
+
+/// Which slot takes over from which; those that go on in their own place, in their order.
+pub(super) fn slots_text(record: &Record) -> String {
+    if !record.is_same_slot() {
+        let old = record.old.map_or("nothing", Slot::as_str);
+        return format!("{old} to {}", record.new);
+    }
+    let exchanged = record.exchanged.iter().map(|one| one.slot);
+    let all = exchanged
+        .chain([record.new])
+        .chain(record.then.iter().copied());
+    all.map(Slot::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a rollout did not come to its end, or not yet; for below the list.
+pub(super) fn why_of(record: &Record) -> Option<String> {
+    if record.outcome == Some(Outcome::RolledOut) {
+        return None;
+    }
+    Some(format!("{}: {}", record.rollout_id, record.reason))
 }
