@@ -9,6 +9,8 @@ mod before;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod world;
+#[cfg(test)]
 pub(super) use tests::record_of as tests_record;
 
 use std::borrow::Cow;
