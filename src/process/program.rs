@@ -126,7 +126,7 @@ mod tests {
         let file = dir.path().join("pid");
         // Two commands, so that the shell does not become the first.
         let script = format!("sleep 300 & echo $! > {}; wait", file.display());
-        let late = run(shell(&script), Duration::from_secs(2)).await;
+        let late = run(shell(&script), Duration::from_secs(5)).await;
         assert!(matches!(late, Err(ProgramError::Late)), "{late:?}");
         await_end(read_pid(&file).await).await;
     }

@@ -211,6 +211,32 @@ impl Record {
         self.strategy == Strategy::HandOver && self.old.is_some()
     }
 
+    /// Whether the new job may have been let go on what is its checkpoint now.
+    pub fn may_have_released_new(&self) -> bool {
+        let act = if self.holds() { Act::Go } else { Act::StartNew };
+        self.begun.contains(&act)
+    }
+
+    /// Whether a copy that was published is handed over, and the new job is not known to have it.
+    pub fn is_to_hand_over(&self) -> bool {
+        self.transfer == Transfer::Copy
+            && match self.state {
+                State::Stopped => true,
+                State::Cutover if self.holds() => !self.done.contains(&Act::Go),
+                State::Cutover => self.new_attempt.is_none(),
+                State::Preparing
+                | State::Starting
+                | State::Held
+                | State::Shadow
+                | State::Stopping
+                | State::Proving
+                | State::Aborting
+                | State::RecoverOld
+                | State::NeedsHuman
+                | State::Ended => false,
+            }
+    }
+
     /// The slot whose checkpoint is the job's now that this is over: that of the job which ran last.
     pub fn slot_after(&self) -> Slot {
         let has_taken_over = match self.outcome {

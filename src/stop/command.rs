@@ -25,6 +25,9 @@ use crate::storage::StorageUri;
 /// Output beyond this is not read.
 const MAX_OUTPUT_BYTES: u64 = 64 << 10;
 
+/// How long the output of a program that has ended is waited for.
+const LEFT_OVERS: Duration = Duration::from_millis(200);
+
 /// The programs of a command backend.
 #[derive(Debug, Clone)]
 pub struct CommandOptions {
@@ -100,18 +103,31 @@ impl CommandBackend {
         let mut program = Program::start(&mut command)
             .map_err(|error| failed(format!("{name} cannot be run: {error}")))?;
         let (stdout, stderr) = program.take_output();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
         let run = async {
-            let (stdout, stderr) = tokio::join!(read_limited(stdout), read_limited(stderr));
-            let status = program.wait().await;
-            (status, stdout, stderr)
+            let mut reading = std::pin::pin!(async {
+                tokio::join!(
+                    read_limited(stdout, &mut out),
+                    read_limited(stderr, &mut err)
+                )
+            });
+            tokio::select! {
+                _ = &mut reading => program.wait().await,
+                ended = program.wait() => {
+                    // What it left in the background may keep the pipes open for ever.
+                    let _late = tokio::time::timeout(LEFT_OVERS, reading).await;
+                    ended
+                }
+            }
         };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match tokio::time::timeout(self.options.timeout, run).await {
-            Ok((Ok(status), stdout, stderr)) => Ok(Output {
+            Ok(Ok(status)) => Ok(Output {
                 code: status.code(),
-                stdout,
-                stderr,
+                stdout: text(&out),
+                stderr: text(&err),
             }),
-            Ok((Err(error), ..)) => Err(failed(format!("{name} was lost: {error}"))),
+            Ok(Err(error)) => Err(failed(format!("{name} was lost: {error}"))),
             Err(_) => Err(failed(format!(
                 "{name} did not end within {} s and was killed",
                 self.options.timeout.as_secs_f64()
@@ -158,14 +174,12 @@ impl CommandBackend {
     }
 }
 
-async fn read_limited(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
-    let mut bytes = Vec::new();
+async fn read_limited(pipe: Option<impl tokio::io::AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
     if let Some(pipe) = pipe {
         // What could be read before an error is still worth showing.
         let mut limited = pipe.take(MAX_OUTPUT_BYTES);
-        let _read = limited.read_to_end(&mut bytes).await;
+        let _read = limited.read_to_end(bytes).await;
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn read_observation(output: &Output, attempt: Option<&AttemptId>, argv: &[String]) -> Observation {
@@ -334,6 +348,11 @@ mod tests {
                 "{script}"
             );
         }
+        // What it leaves in the background keeps the pipe.
+        let seen = backend("echo app_1; sleep 60 &")
+            .observe(&mine, Freshness::Now)
+            .await;
+        assert_eq!(seen, Observation::Running);
         for unknown in ["true", "exit 1", "exit 4", "kill -9 $$", "sleep 60"] {
             let mut backend = backend(unknown);
             backend.options.timeout = Duration::from_millis(200);

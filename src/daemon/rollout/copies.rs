@@ -14,7 +14,6 @@ use crate::checkpoint::copy::{
     CopyError, CopyRequest, Copyist, Existing, Place, SyncedCopy, copy, work_dir_of,
 };
 use crate::checkpoint::manifest::Manifest;
-use crate::checkpoint::progress::load_progress;
 use crate::checkpoint::target::At;
 use crate::marker::poll::error_chain;
 use crate::rollout::observation::Copying;
@@ -70,27 +69,6 @@ impl Pair {
             Err(CheckpointError::Manifest { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Why this rollout's copy, which is published, must not be handed over: the old job ran again and has
-    /// planned more since.
-    async fn find_outdated(&self, rollout: RolloutId) -> Result<Option<String>, CopyError> {
-        let Some(copy) = self.published(rollout).await? else {
-            return Ok(None);
-        };
-        let source = &self.source;
-        let now = match load_progress(source.storage.as_ref(), &source.path).await {
-            Ok(now) => now.last_planned,
-            Err(CheckpointError::Missing { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(now.filter(|_| now > copy.planned).map(|now| {
-            format!(
-                "{} has gone on to batch {now} since {} was published",
-                source.uri(),
-                copy.checkpoint
-            )
-        }))
     }
 }
 
@@ -209,15 +187,11 @@ impl Work {
     async fn run(mut self) {
         let order = *self.orders.borrow();
         let end = match order {
-            Order::Committed => self.copy_committed().await.map(|()| None),
-            Order::Sync | Order::Finish => self.sync_unless_outdated().await,
+            Order::Committed => self.copy_committed().await,
+            Order::Sync | Order::Finish => self.sync().await,
         };
         match end {
-            Ok(None) => self.set(Copying::Published),
-            Ok(Some(why)) => {
-                tracing::error!("the copy is not handed over: {why}");
-                self.set(Copying::Failed);
-            }
+            Ok(()) => self.set(Copying::Published),
             Err(CopyError::Interrupted { .. }) => self.set(Copying::Idle),
             Err(error) => {
                 tracing::error!("the checkpoint cannot be copied: {}", error_chain(&error));
@@ -269,21 +243,6 @@ impl Work {
                 )
             }),
         }
-    }
-
-    /// Why there is nothing to hand over, or the copies are published.
-    async fn sync_unless_outdated(&mut self) -> Result<Option<String>, CopyError> {
-        for pair in &self.pairs {
-            loop {
-                match pair.find_outdated(self.rollout).await {
-                    Ok(None) => break,
-                    Ok(outdated) => return Ok(outdated),
-                    Err(error) if may_pass(&error) => self.again(&error).await?,
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        self.sync().await.map(|()| None)
     }
 
     async fn sync(&mut self) -> Result<(), CopyError> {

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::hands::RolloutHands;
 use super::measure::{Measure, Query};
-use super::sides::{look_at_batches, look_at_slot, own_batches};
+use super::sides::{find_outrun, look_at_batches, look_at_slot, own_batches};
 use crate::daemon::ask::single_poll;
 use crate::marker::Trigger;
 use crate::marker::poll::{Sighting, error_chain};
@@ -67,14 +67,12 @@ impl RolloutHands {
         seen.peer = self.look_at_peer(record).await;
         (seen.own_plan, seen.own_commit) = self.look_at_new_batches(record).await;
         seen.copy = self.copies.look();
-        // In `stopped` it is for the copyist to say whether that may still be handed over.
-        if seen.copy == Copying::Idle
-            && record.state != State::Stopped
-            && record.transfer.copies()
-            && self.base.is_some()
-        {
+        if seen.copy == Copying::Idle && record.transfer.copies() && self.base.is_some() {
             // An earlier process has published it.
             seen.copy = Copying::Published;
+        }
+        if seen.copy == Copying::Published && record.is_to_hand_over() {
+            seen.copy = self.look_at_published(record).await;
         }
         seen.start = self
             .start
@@ -90,6 +88,38 @@ impl RolloutHands {
         }
         self.follow(record.new, record.new_attempt.as_ref(), &seen.new);
         seen
+    }
+
+    /// The published copies, if they may still be handed over: the old job may have run again since.
+    async fn look_at_published(&mut self, record: &Record) -> Copying {
+        let old = record.old.and_then(|old| self.plan.slots.get(&old));
+        let checkpoints = old.map(|of| of.checkpoints.clone()).unwrap_or_default();
+        let found = match self.find_base(record).await {
+            Ok(base) => base,
+            Err(why) => {
+                tracing::debug!("the published copy cannot be read: {why}");
+                return Copying::Busy;
+            }
+        };
+        match look_at_batches(&checkpoints).await {
+            Ok(now) => match find_outrun(&found.unwrap_or_default(), &now) {
+                None => Copying::Published,
+                Some(base) => {
+                    tracing::warn!(
+                        "the old job has gone on since {} was published: it is not handed over",
+                        base.checkpoint
+                    );
+                    Copying::Failed
+                }
+            },
+            Err(error) => {
+                tracing::debug!(
+                    "the old job's batches cannot be read: {}",
+                    error_chain(&error)
+                );
+                Copying::Busy
+            }
+        }
     }
 
     async fn look_at_new_batches(&mut self, record: &Record) -> (Known, Known) {

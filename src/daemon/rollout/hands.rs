@@ -395,10 +395,6 @@ impl Hands for RolloutHands {
     }
 
     async fn entered(&mut self, record: &Record) {
-        if record.state == State::NeedsHuman {
-            // Whatever was copied is looked at anew when somebody has decided.
-            self.copies.close().await;
-        }
         if let Some(told) = &self.plan.told {
             // A reader that is slow reads the record itself.
             let _full = told.try_send(record.clone());

@@ -200,6 +200,17 @@ pub(super) async fn look_at_batches(
     Ok(all)
 }
 
+/// The first copy whose source has planned or committed more since.
+pub(super) fn find_outrun<'b>(base: &'b [Base], source: &[Option<Progress>]) -> Option<&'b Base> {
+    let mut pairs = base.iter().zip(source);
+    let found = pairs.find(|(base, source)| {
+        source.as_ref().is_some_and(|now| {
+            now.last_planned > base.planned || now.last_committed > base.committed
+        })
+    });
+    found.map(|(base, _)| base)
+}
+
 /// Whether batches beyond what was given are planned by any query, and committed by all.
 pub(super) fn own_batches(base: &[Base], now: &[Option<Progress>]) -> (Known, Known) {
     let beyond = |at: Option<BatchId>, base: Option<BatchId>| at > base;

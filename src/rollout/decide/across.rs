@@ -133,16 +133,27 @@ pub(super) fn cutover(case: Case<'_>) -> Decision {
         return foreign();
     }
     let late = case.is_late(policy.deadlines.cutover);
-    let is_released = if record.holds() {
-        case.has_begun(Act::Go)
-    } else {
-        case.has_begun(Act::StartNew)
-    };
-    if !is_released && !case.old_is_gone() {
+    if !record.may_have_released_new() && !case.old_is_gone() {
         return old_unsure(late);
     }
     if let Some(back) = cutover_ends(case, late) {
         return back;
+    }
+    if record.is_to_hand_over() {
+        match seen.copy {
+            Copying::Published => {}
+            Copying::Failed => {
+                return enter(
+                    State::RecoverOld,
+                    "the old job has gone on since its checkpoint was copied",
+                );
+            }
+            Copying::Idle | Copying::Busy | Copying::InSync => {
+                return wait(
+                    "it cannot be told whether the old job has gone on since its checkpoint was copied",
+                );
+            }
+        }
     }
     if record.holds() {
         return match seen.new.life {

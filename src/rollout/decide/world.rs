@@ -46,7 +46,11 @@ pub(super) struct World {
     /// x, started again.
     again: Job,
     silent: bool,
+    /// What the process that drives it knows of the copy.
     copy: Copying,
+    /// What the source held when the copy was published.
+    published: Option<u32>,
+    x_wrote: u32,
     gate: Gate,
     post_gate: Gate,
     asked: Asked,
@@ -114,6 +118,8 @@ impl World {
             again: Job::default(),
             silent: false,
             copy: Copying::Idle,
+            published: None,
+            x_wrote: 0,
             gate: Gate::Pending,
             post_gate: Gate::Pending,
             asked: Asked::default(),
@@ -208,6 +214,14 @@ impl World {
             old.found = None;
         }
         let known = |yes| if yes { Known::Yes } else { Known::No };
+        let mut copy = self.copy;
+        if copy == Copying::Idle && self.published.is_some() {
+            copy = Copying::Published;
+        }
+        let is_outrun = self.published != Some(self.x_wrote);
+        if copy == Copying::Published && record.is_to_hand_over() && is_outrun {
+            copy = Copying::Failed;
+        }
         Seen {
             old,
             new: Self::side(&self.y, record.new_attempt.as_ref(), "y"),
@@ -215,7 +229,7 @@ impl World {
             peer: Life::Running,
             own_plan: known(self.y.planned),
             own_commit: known(self.y.committed),
-            copy: self.copy,
+            copy,
             start: task(&self.y),
             restart: task(&self.again),
             gate: self.gate,
@@ -241,6 +255,9 @@ impl World {
                     parallel || self.saved.holds() || !self.x.runs,
                     "starts the new job beside the old one",
                 );
+                if !self.saved.holds() {
+                    self.check_handed_over();
+                }
                 // In its own place a slot has one marker, which went with the old job.
                 if self.saved.is_same_slot() || self.saved.transfer == Transfer::InPlace {
                     self.y.marker = true;
@@ -266,6 +283,7 @@ impl World {
             }
             Act::Go => {
                 self.check(!self.x.runs, "lets the new job go beside the old one");
+                self.check_handed_over();
                 self.y.go = true;
             }
             Act::AskNew => {
@@ -285,6 +303,7 @@ impl World {
                     "drops a checkpoint that the new job has planned in",
                 );
                 self.copy = Copying::Idle;
+                self.published = None;
                 self.y.marker = false;
             }
             Act::RestartOld => {
@@ -302,6 +321,13 @@ impl World {
                 self.again.marker = true;
             }
         }
+    }
+
+    fn check_handed_over(&self) {
+        self.check(
+            self.saved.transfer != Transfer::Copy || self.published == Some(self.x_wrote),
+            "hands over a copy that the old job has outrun",
+        );
     }
 
     /// One step of stepdown; `crash_at` ends it before, between or after saving and acting.
@@ -324,12 +350,15 @@ impl World {
         let policy = self.policy;
         let decision = decide(&record, &seen, &policy, now);
         if crash_at == 0 {
+            self.crash();
             return;
         }
         match decision.next {
             Next::Enter(state) => {
                 self.say(format!("{} -> {state}: {}", record.state, decision.why));
                 self.check(state != record.state, "enters the state it is in");
+                // Who lets it go on from here has decided anew.
+                self.stopped_before_ask &= record.state != State::NeedsHuman;
                 self.ways.insert((record.state, state.to_string()));
                 record.enter(state, now, &decision.why);
                 self.saved = record;
@@ -365,6 +394,7 @@ impl World {
                 };
                 self.y = Job::default();
                 self.copy = Copying::Idle;
+                self.published = None;
                 self.gate = Gate::Pending;
                 self.post_gate = Gate::Pending;
             }
@@ -372,10 +402,12 @@ impl World {
                 record.begin(what, now);
                 self.saved = record.clone();
                 if crash_at == 1 {
+                    self.crash();
                     return;
                 }
                 self.perform(what);
                 if crash_at == 2 {
+                    self.crash();
                     return;
                 }
                 if !what.is_observed() {
@@ -391,6 +423,11 @@ impl World {
             }
             Next::Wait => self.ended_with_alarm |= decision.alarm,
         }
+    }
+
+    /// What is not on the storage is forgotten.
+    fn crash(&mut self) {
+        self.copy = Copying::Idle;
     }
 
     fn check_outcome(&self, record: &Record, outcome: Outcome) {
@@ -469,8 +506,11 @@ impl World {
                 job.attempts += 1;
             }
         }
+        if self.x.runs && (fast || random.bool()) {
+            self.x_wrote += 1;
+        }
         if self.y.runs && self.y.go && self.y.stop.is_none() {
-            let copied = !self.saved.transfer.copies() || self.copy == Copying::Published;
+            let copied = !self.saved.transfer.copies() || self.published.is_some();
             if self.y.planned && (fast || random.bool()) {
                 self.y.committed = true;
             }
@@ -482,6 +522,8 @@ impl World {
             let last =
                 self.saved.state == State::Stopped || self.saved.strategy == Strategy::Parallel;
             self.copy = if last {
+                // What was published before is not made again.
+                self.published = self.published.or(Some(self.x_wrote));
                 Copying::Published
             } else {
                 Copying::InSync
@@ -498,13 +540,13 @@ impl World {
 
     /// Something that nobody wished for.
     fn surprise(&mut self) {
-        match self.random.u8(..16) {
+        match self.random.u8(..17) {
             0 if self.x.runs => {
                 self.say("x dies");
                 self.x.runs = false;
                 self.x_died = true;
                 self.x.stop = Some(match self.x.stop {
-                    Some(Stop::Latched) => Stop::Stopped,
+                    Some(Stop::Latched | Stop::Restarted) => Stop::Stopped,
                     // An absence that was missed too late is one all the same.
                     None if !self.x.marker => Stop::Stopped,
                     _ => Stop::Died,
@@ -562,6 +604,17 @@ impl World {
                 self.again.marker = false;
                 self.operator_stopped = true;
             }
+            16 if !self.x.runs
+                && !self.saved.is_same_slot()
+                && self.x.stop == Some(Stop::Stopped)
+                && self.saved.begun.contains(&Act::AskOld)
+                && !self.saved.begun.contains(&Act::RestartOld) =>
+            {
+                self.say("x is started again after its stop");
+                self.x.attempts += 1;
+                self.x.runs = true;
+                self.x.stop = Some(Stop::Restarted);
+            }
             _ => {}
         }
     }
@@ -580,6 +633,10 @@ pub(super) fn live_through(seed: u64) -> (World, Option<Outcome>) {
         world.now += world.random.i64(0..8);
         if world.random.u8(..6) == 0 {
             world.surprise();
+        }
+        if world.saved.state == State::NeedsHuman && world.random.u8(..4) == 0 {
+            world.say("somebody looks, and promotes");
+            world.asked.promote = true;
         }
         world.live(false);
         let crash_at = world.random.u8(..10);

@@ -94,19 +94,47 @@ pub(super) async fn start(args: &StartArgs, app: &App, context: &mut Context) ->
         Err(error) => return Err(error.into()),
     };
     let mut seat = seat;
-    let begun = match plan.find_unfinished().await {
-        Ok(Some(begun)) => Ok(begun),
-        Ok(None) => plan.begin(&mut seat, &wanted).await,
-        Err(error) => Err(error),
-    };
-    let begun = match begun {
-        Ok(begun) => begun,
+    let by_file = version.as_deref().filter(|_| args.if_changed.is_some());
+    match begin(&plan, &mut seat, &wanted, by_file).await {
+        Ok(Begun::Rollout(begun)) => drive(plan, &daemon, seat, *begun, context).await,
+        Ok(Begun::Nothing(said)) => {
+            plan.leave(seat).await;
+            let job = args.job.clone();
+            context.out.confirmation(&Said { job, said })?;
+            Ok(Exit::Ok.into())
+        }
         Err(error) => {
             plan.leave(seat).await;
-            return Err(error.into());
+            Err(error)
         }
-    };
-    drive(plan, &daemon, seat, begun, context).await
+    }
+}
+
+/// What there is to do.
+enum Begun {
+    /// A rollout that begins, or one that was cut short.
+    Rollout(Box<(Journal, Record)>),
+    /// Nothing, and why.
+    Nothing(String),
+}
+
+/// With the seat held: what was found before may have been done by another one since.
+async fn begin(
+    plan: &RolloutPlan,
+    seat: &mut Seat,
+    wanted: &Wanted,
+    by_file: Option<&str>,
+) -> Result<Begun> {
+    if let Some(begun) = plan.find_unfinished().await? {
+        return Ok(Begun::Rollout(Box::new(begun)));
+    }
+    if let Some(version) = by_file
+        && let Some(said) = nothing_new(plan, version).await?
+    {
+        return Ok(Begun::Nothing(said));
+    }
+    let begun = plan.begin(seat, wanted).await?;
+    Ok(Begun::Rollout(Box::new(begun)))
 }
 
 /// Pause between two looks at a seat that somebody holds.

@@ -123,13 +123,7 @@ pub(super) async fn rollback(
     context: &mut Context,
 ) -> Result<Status> {
     let (_, plan) = super::plan(app, &args.job)?;
-    if let Some((_, record)) = plan.find_unfinished().await? {
-        let message = format!(
-            "rollout {} is at {}: `stepdown rollout abort {}` takes it back, or wait until it is over",
-            record.rollout_id, record.state, args.job
-        );
-        return Err(Failure::new(Exit::Usage, message));
-    }
+    refuse_under_way(&plan).await?;
     let Some(last) = load_last_rolled_out(&plan.control, &plan.job).await? else {
         let message = format!(
             "{} was never rolled out: there is nothing to go back to",
@@ -158,13 +152,28 @@ pub(super) async fn rollback(
     }
     let mut seat = await_seat(&plan, app).await?;
     let daemon = app.daemon()?;
-    match plan.begin(&mut seat, &wanted).await {
+    let begun = match refuse_under_way(&plan).await {
+        Ok(()) => plan.begin(&mut seat, &wanted).await.map_err(Failure::from),
+        Err(error) => Err(error),
+    };
+    match begun {
         Ok(begun) => drive(plan, &daemon, seat, begun, context).await,
         Err(error) => {
             plan.leave(seat).await;
-            Err(error.into())
+            Err(error)
         }
     }
+}
+
+async fn refuse_under_way(plan: &RolloutPlan) -> Result<()> {
+    let Some((_, record)) = plan.find_unfinished().await? else {
+        return Ok(());
+    };
+    let message = format!(
+        "rollout {} is at {}: `stepdown rollout abort {}` takes it back, or wait until it is over",
+        record.rollout_id, record.state, plan.job
+    );
+    Err(Failure::new(Exit::Usage, message))
 }
 
 /// Shows by how much the old checkpoint is behind, for every query.
